@@ -1,0 +1,60 @@
+"""Every exception that tgibench raises on purpose.
+
+::
+
+    TgibenchError
+    ├── InvalidValueError        a value the caller gave is out of range or of the wrong form   (also a ValueError)
+    ├── UnknownNameError         a name in a file or on the command line stands for nothing     (also a LookupError)
+    ├── MissingExtraError        an optional dependency is not installed                        (also an ImportError)
+    ├── RunningLoopError         a blocking twin was called where an event loop runs
+    ├── DeployError              a server could not be started, reached or made ready
+    │   └── TeardownError        something that was started could not be stopped; says what is left
+    └── ResultsError             a results folder or file cannot be read or written
+
+A request that fails under load is no exception: it is a `tgibench.Failure` in the `tgibench.RequestLog`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DeployError",
+    "InvalidValueError",
+    "MissingExtraError",
+    "ResultsError",
+    "RunningLoopError",
+    "TeardownError",
+    "TgibenchError",
+    "UnknownNameError",
+]
+
+
+class TgibenchError(Exception):
+    """Any error that tgibench raises on purpose."""
+
+
+class InvalidValueError(TgibenchError, ValueError):
+    """A value that the caller gave is out of range or of the wrong form."""
+
+
+class UnknownNameError(TgibenchError, LookupError):
+    """A name in a file or on the command line stands for nothing that is installed."""
+
+
+class MissingExtraError(TgibenchError, ImportError):
+    """An optional dependency is not installed; the message says which extra brings it."""
+
+
+class RunningLoopError(TgibenchError, RuntimeError):
+    """A blocking twin was called where an event loop already runs; the message names the call to await."""
+
+
+class DeployError(TgibenchError):
+    """A server could not be started, reached or made ready."""
+
+
+class TeardownError(DeployError):
+    """Something that was started could not be stopped; the message says what is left and how to remove it."""
+
+
+class ResultsError(TgibenchError):
+    """A results folder or file cannot be read or written."""

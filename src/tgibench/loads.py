@@ -1,0 +1,224 @@
+"""Load profiles: how many requests, and when each should start.
+
+A profile is a value. `LoadProfile.phases` turns it, with a seed, into one or more phases that the runner executes one after the other:
+a `ClosedPhase` keeps a number of requests in flight, an `OpenPhase` starts requests at planned instants whatever the server does.
+
+Arrivals are numbered over the whole profile, and the number chooses the prompt. Parts made by `LoadProfile.split` share the numbering:
+the arrivals of all parts together are exactly those of the whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Protocol, Self
+
+import attrs
+from attrs import validators
+
+from tgibench.errors import InvalidValueError
+from tgibench.validators import above_zero, count, not_negative
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = [
+    "ClosedLoop",
+    "ClosedPhase",
+    "LoadProfile",
+    "OpenPhase",
+    "Part",
+    "Phase",
+    "Stages",
+    "check_parts",
+    "one_limit",
+    "share",
+]
+
+
+@attrs.frozen(kw_only=True)
+class ClosedPhase:
+    """Keep `users` requests in flight: each user sends its next request when its last one ended.
+
+    Args:
+        users: Requests in flight.
+        indices: Numbers of the requests to send, in order; the phase ends when they run out. None: by number, `first` and on.
+        duration_s: No request starts later than this after the phase's start; None for no limit.
+        think_time_s: Pause of each user between an answer and its next request.
+        warm_up_s: Seconds at the phase's start that steady-state metrics leave out.
+    """
+
+    users: int
+    indices: Iterable[int]
+    duration_s: float | None
+    think_time_s: float = 0.0
+    warm_up_s: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class OpenPhase:
+    """Start requests at planned instants.
+
+    Args:
+        arrivals: ``(number, start)`` pairs, starts ascending, in seconds after the phase's start.
+        duration_s: Length of the phase: the next one begins then, whether or not answers are still coming; None: at the last start.
+        max_in_flight: Requests allowed in flight at once; later ones wait and keep their planned time. None for no limit.
+        warm_up_s: Seconds at the phase's start that steady-state metrics leave out.
+        interval_cv: The coefficient of variation of the gaps that is intended, for the arrival self-test; None when none is defined.
+    """
+
+    arrivals: Iterable[tuple[int, float]]
+    duration_s: float | None
+    max_in_flight: int | None = None
+    warm_up_s: float = 0.0
+    interval_cv: float | None = None
+
+
+Phase = ClosedPhase | OpenPhase
+
+
+class LoadProfile(Protocol):
+    """A shape of load. Anything with these three members is one."""
+
+    @property
+    def label(self) -> str:
+        """A short name for tables, such as ``"5 users"`` or ``"2 req/s poisson"``."""
+
+    def phases(self, seed: int) -> Iterator[Phase]:
+        """What the runner executes, one after the other; the same for the same seed."""
+
+    def split(self, n: int) -> tuple[LoadProfile, ...]:
+        """`n` profiles that together are exactly this one, for as many load generators.
+
+        Raises:
+            InvalidValueError: It cannot be divided into that many.
+        """
+
+
+def one_limit(profile: object, duration_s: float | None, requests: int | None, warm_up_s: float) -> None:
+    name = type(profile).__name__
+    if (duration_s is None) == (requests is None):
+        raise InvalidValueError(
+            f"{name} takes either duration_s or requests, got duration_s={duration_s!r} and requests={requests!r}"
+        )
+    if duration_s is not None and warm_up_s >= duration_s:
+        raise InvalidValueError(f"warm_up_s must be shorter than duration_s ({duration_s!r}), got {warm_up_s!r}")
+
+
+def check_parts(n: int) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise InvalidValueError(f"a load is split into a whole number of parts of at least 1, got {n!r}")
+
+
+@attrs.frozen
+class Part:
+    """Which of how many equal parts a profile is; parts of parts multiply."""
+
+    number: int = 0
+    of: int = 1
+
+    def split(self, n: int) -> Iterator[Part]:
+        return (Part(self.number + self.of * i, self.of * n) for i in range(n))
+
+    def keep_in_turn(self, indices: Iterator[int]) -> Iterator[int]:
+        return itertools.islice(indices, self.number, None, self.of)
+
+
+def _limit_text(duration_s: float | None, requests: int | None) -> str:
+    return f"{duration_s:g} s" if duration_s is not None else f"{requests} requests"
+
+
+@attrs.frozen
+class ClosedLoop:
+    """Keep exactly `concurrency` requests in flight, as the 2023 study's virtual users did.
+
+    Args:
+        concurrency: Requests in flight.
+        duration_s: No request starts later; those in flight are let finish.
+        requests: Number of requests instead of a duration.
+        warm_up_s: Seconds at the start that steady-state metrics leave out.
+        think_time_s: Pause of each user between an answer and its next request.
+
+    Raises:
+        InvalidValueError: A value is out of range, or not exactly one of `duration_s` and `requests` is given.
+    """
+
+    concurrency: int = attrs.field(validator=count)
+    duration_s: float | None = attrs.field(default=None, validator=validators.optional(above_zero), kw_only=True)
+    requests: int | None = attrs.field(default=None, validator=validators.optional(count), kw_only=True)
+    warm_up_s: float = attrs.field(default=0.0, validator=not_negative, kw_only=True)
+    think_time_s: float = attrs.field(default=0.0, validator=not_negative, kw_only=True)
+    part: Part = attrs.field(factory=Part, kw_only=True, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        one_limit(self, self.duration_s, self.requests, self.warm_up_s)
+
+    @property
+    def label(self) -> str:
+        """The number of users."""
+        return f"{self.concurrency} user{'s' if self.concurrency > 1 else ''}"
+
+    def phases(self, seed: int) -> Iterator[Phase]:
+        """One closed phase."""
+        del seed
+        # a part is given its own number of users and requests: only the numbering is shared
+        numbers = self.part.keep_in_turn(itertools.count())
+        yield ClosedPhase(
+            users=self.concurrency,
+            indices=numbers if self.requests is None else itertools.islice(numbers, self.requests),
+            duration_s=self.duration_s,
+            think_time_s=self.think_time_s,
+            warm_up_s=self.warm_up_s,
+        )
+
+    def split(self, n: int) -> tuple[Self, ...]:
+        """Users and requests divided; the first parts take the remainder."""
+        check_parts(n)
+        if n > self.concurrency or (self.requests is not None and n > self.requests):
+            raise InvalidValueError(
+                f"{self.label} ({_limit_text(self.duration_s, self.requests)}) cannot be split into {n} parts"
+            )
+        return tuple(
+            attrs.evolve(
+                self,
+                concurrency=share(self.concurrency, n, i),
+                requests=None if self.requests is None else share(self.requests, n, i),
+                part=part,
+            )
+            for i, part in enumerate(self.part.split(n))
+        )
+
+
+def share(total: int, n: int, i: int) -> int:
+    return total // n + (i < total % n)
+
+
+@attrs.frozen
+class Stages:
+    """Profiles one after the other; request numbers run on through them.
+
+    Args:
+        profiles: At least one.
+
+    Raises:
+        InvalidValueError: There is none.
+    """
+
+    profiles: tuple[LoadProfile, ...]
+
+    def __attrs_post_init__(self) -> None:
+        if not self.profiles:
+            raise InvalidValueError("Stages needs at least one profile, got none")
+
+    @property
+    def label(self) -> str:
+        """All labels."""
+        return " → ".join(profile.label for profile in self.profiles)
+
+    def phases(self, seed: int) -> Iterator[Phase]:
+        """The phases of each profile in turn, each profile with a seed of its own."""
+        for number, profile in enumerate(self.profiles):
+            yield from profile.phases(seed + 7919 * number)
+
+    def split(self, n: int) -> tuple[Stages, ...]:
+        """Every stage divided; parts are of the same length as the whole."""
+        return tuple(Stages(parts) for parts in zip(*(profile.split(n) for profile in self.profiles), strict=True))

@@ -1,0 +1,81 @@
+"""A `Measurement` binds what was deployed and how it was loaded to what came out; a `Study` is many of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tgibench.deployments import Deployment
+    from tgibench.loads import LoadProfile
+    from tgibench.metrics import Metrics
+    from tgibench.provenance import Provenance, Source
+
+__all__ = ["DeploymentFailure", "Measurement", "Study"]
+
+
+@attrs.frozen(kw_only=True)
+class Measurement:
+    """One cell of a study: a deployment under a load.
+
+    Args:
+        deployment: What was deployed.
+        load: How it was loaded.
+        prompts: The `identity` of the prompt source.
+        metrics: What came out.
+        source: How the numbers were come by.
+        provenance: What one must know to judge or repeat the run.
+        warnings: What a reader must be warned of, in plain sentences (see `tgibench.checks`).
+    """
+
+    deployment: Deployment
+    load: LoadProfile
+    prompts: str
+    metrics: Metrics
+    source: Source
+    provenance: Provenance
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A hash of what was measured: deployment, load, prompts, seed and backend. Equal keys are the same cell."""
+        raise NotImplementedError
+
+
+@attrs.frozen
+class DeploymentFailure:
+    """A deployment, or one of its loads, that could not be measured.
+
+    Args:
+        deployment: Which.
+        message: Why, in one sentence.
+        load: The load under which it failed; None when it could not be deployed.
+    """
+
+    deployment: Deployment
+    message: str
+    load: LoadProfile | None = None
+
+
+@attrs.frozen
+class Study:
+    """What a sweep measured.
+
+    Args:
+        measurements: The cells that were finished, in the order of the sweep.
+        failures: What could not be measured, and why.
+        interrupted: Whether the sweep was stopped before its end.
+    """
+
+    measurements: tuple[Measurement, ...]
+    failures: tuple[DeploymentFailure, ...] = ()
+    interrupted: bool = False
+
+    def __iter__(self) -> Iterator[Measurement]:
+        return iter(self.measurements)
+
+    def __len__(self) -> int:
+        return len(self.measurements)

@@ -1,0 +1,55 @@
+"""Validators of the values' fields: each names the field, the value and what it should be."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tgibench.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import attrs
+
+__all__ = ["above_zero", "ascending_instants", "count", "is_finite_number", "not_blank", "not_negative"]
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether it is an int or float (no bool) that is neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def above_zero(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    """A number above 0."""
+    if not is_finite_number(value) or value <= 0:
+        raise InvalidValueError(f"{attribute.name} must be a number above 0, got {value!r}")
+
+
+def not_negative(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    """A number of at least 0."""
+    if not is_finite_number(value) or value < 0:
+        raise InvalidValueError(f"{attribute.name} must be a number of at least 0, got {value!r}")
+
+
+def count(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidValueError(f"{attribute.name} must be a whole number of at least 1, got {value!r}")
+
+
+def not_blank(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """A text with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidValueError(f"{attribute.name} must be a non-empty text, got {value!r}")
+
+
+def ascending_instants(_: object, attribute: attrs.Attribute[tuple[float, ...]], starts: tuple[float, ...]) -> None:
+    """Seconds of at least 0 in ascending order, and at least one of them."""
+    if not starts:
+        raise InvalidValueError(f"{attribute.name} must hold at least one instant, got none")
+    before = 0.0
+    for start in starts:
+        if not is_finite_number(start) or start < before:
+            raise InvalidValueError(
+                f"{attribute.name} must be seconds of at least 0 in ascending order, got {start!r} after {before!r}"
+            )
+        before = start
