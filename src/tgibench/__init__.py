@@ -1,0 +1,143 @@
+"""Measure and choose how to serve large language models.
+
+The public names are looked up when they are first used, so that importing tgibench loads neither aiohttp nor numpy nor boto3.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tgibench import virtual_time as virtual_time
+    from tgibench._version import __version__ as __version__
+    from tgibench.arrivals import ConstantArrivals as ConstantArrivals
+    from tgibench.arrivals import GammaArrivals as GammaArrivals
+    from tgibench.arrivals import PoissonArrivals as PoissonArrivals
+    from tgibench.arrivals import Ramp as Ramp
+    from tgibench.arrivals import Replay as Replay
+    from tgibench.backends import Backend as Backend
+    from tgibench.backends.emulator import Emulator as Emulator
+    from tgibench.backends.http import HttpBackend as HttpBackend
+    from tgibench.backends.process import ProcessBackend as ProcessBackend
+    from tgibench.checks import arrival_test as arrival_test
+    from tgibench.checks import warnings_of as warnings_of
+    from tgibench.client import HttpEndpoint as HttpEndpoint
+    from tgibench.deployments import Deployment as Deployment
+    from tgibench.endpoints import Client as Client
+    from tgibench.endpoints import Endpoint as Endpoint
+    from tgibench.endpoints import Timeouts as Timeouts
+    from tgibench.errors import DeployError as DeployError
+    from tgibench.errors import InvalidValueError as InvalidValueError
+    from tgibench.errors import MissingExtraError as MissingExtraError
+    from tgibench.errors import ResultsError as ResultsError
+    from tgibench.errors import RunningLoopError as RunningLoopError
+    from tgibench.errors import TeardownError as TeardownError
+    from tgibench.errors import TgibenchError as TgibenchError
+    from tgibench.errors import UnknownNameError as UnknownNameError
+    from tgibench.loads import ClosedLoop as ClosedLoop
+    from tgibench.loads import ClosedPhase as ClosedPhase
+    from tgibench.loads import LoadProfile as LoadProfile
+    from tgibench.loads import OpenPhase as OpenPhase
+    from tgibench.loads import Stages as Stages
+    from tgibench.measurements import DeploymentFailure as DeploymentFailure
+    from tgibench.measurements import Measurement as Measurement
+    from tgibench.measurements import Study as Study
+    from tgibench.metrics import SLO as SLO
+    from tgibench.metrics import Metrics as Metrics
+    from tgibench.protocols import StreamDecoder as StreamDecoder
+    from tgibench.protocols import WireProtocol as WireProtocol
+    from tgibench.protocols.openai import OpenAIChatProtocol as OpenAIChatProtocol
+    from tgibench.protocols.openai import OpenAICompletionsProtocol as OpenAICompletionsProtocol
+    from tgibench.protocols.tgi import TgiCompatProtocol as TgiCompatProtocol
+    from tgibench.protocols.tgi import TgiProtocol as TgiProtocol
+    from tgibench.provenance import Provenance as Provenance
+    from tgibench.provenance import Source as Source
+    from tgibench.records import Exchange as Exchange
+    from tgibench.records import Failure as Failure
+    from tgibench.records import FailureKind as FailureKind
+    from tgibench.records import RequestLog as RequestLog
+    from tgibench.records import StampSource as StampSource
+    from tgibench.records import TokensFrom as TokensFrom
+    from tgibench.records import Window as Window
+    from tgibench.requests import FixedPrompt as FixedPrompt
+    from tgibench.requests import GenerationRequest as GenerationRequest
+    from tgibench.requests import PromptFile as PromptFile
+    from tgibench.requests import PromptLengths as PromptLengths
+    from tgibench.requests import PromptSource as PromptSource
+    from tgibench.requests import SyntheticPrompts as SyntheticPrompts
+    from tgibench.runner import RunProgress as RunProgress
+    from tgibench.runner import run_load as run_load
+    from tgibench.stats import Distribution as Distribution
+    from tgibench.stats import Estimate as Estimate
+    from tgibench.storage import StudyStore as StudyStore
+    from tgibench.storage import read_study as read_study
+    from tgibench.study import study_prompts as study_prompts
+    from tgibench.sweeps import Progress as Progress
+    from tgibench.sweeps import measure as measure
+    from tgibench.sweeps import sweep as sweep
+    from tgibench.sync import measure_blocking as measure_blocking
+    from tgibench.sync import run_load_blocking as run_load_blocking
+    from tgibench.sync import sweep_blocking as sweep_blocking
+
+_HOMES = {
+    "_version": ("__version__",),
+    "arrivals": ("ConstantArrivals", "GammaArrivals", "PoissonArrivals", "Ramp", "Replay"),
+    "backends": ("Backend",),
+    "backends.emulator": ("Emulator",),
+    "backends.http": ("HttpBackend",),
+    "backends.process": ("ProcessBackend",),
+    "checks": ("arrival_test", "warnings_of"),
+    "client": ("HttpEndpoint",),
+    "deployments": ("Deployment",),
+    "endpoints": ("Client", "Endpoint", "Timeouts"),
+    "errors": (
+        "DeployError",
+        "InvalidValueError",
+        "MissingExtraError",
+        "ResultsError",
+        "RunningLoopError",
+        "TeardownError",
+        "TgibenchError",
+        "UnknownNameError",
+    ),
+    "loads": ("ClosedLoop", "ClosedPhase", "LoadProfile", "OpenPhase", "Stages"),
+    "measurements": ("DeploymentFailure", "Measurement", "Study"),
+    "metrics": ("SLO", "Metrics"),
+    "protocols": ("StreamDecoder", "WireProtocol"),
+    "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
+    "protocols.tgi": ("TgiCompatProtocol", "TgiProtocol"),
+    "provenance": ("Provenance", "Source"),
+    "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window"),
+    "requests": (
+        "FixedPrompt",
+        "GenerationRequest",
+        "PromptFile",
+        "PromptLengths",
+        "PromptSource",
+        "SyntheticPrompts",
+    ),
+    "runner": ("RunProgress", "run_load"),
+    "stats": ("Distribution", "Estimate"),
+    "storage": ("StudyStore", "read_study"),
+    "study": ("study_prompts",),
+    "sweeps": ("Progress", "measure", "sweep"),
+    "sync": ("measure_blocking", "run_load_blocking", "sweep_blocking"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["virtual_time", *_HOME_OF]  # noqa: PLE0604 - names, all of them texts
+
+
+def __getattr__(name: str) -> object:
+    if name == "virtual_time":
+        return importlib.import_module("tgibench.virtual_time")
+    try:
+        home = _HOME_OF[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import numpy as np
@@ -102,7 +102,7 @@ class ConstantArrivals:
             interval_cv=0.0,
         )
 
-    def split(self, n: int) -> tuple[Self, ...]:
+    def split(self, n: int) -> tuple[ConstantArrivals, ...]:
         """Every n-th arrival each."""
         return _split_open(self, n)
 
@@ -138,7 +138,7 @@ class PoissonArrivals:
             interval_cv=1.0,
         )
 
-    def split(self, n: int) -> tuple[Self, ...]:
+    def split(self, n: int) -> tuple[PoissonArrivals, ...]:
         """Each arrival goes to one part by lot, so each part is a Poisson process of rate ``rate_rps / n``."""
         return _split_open(self, n)
 
@@ -188,7 +188,7 @@ class GammaArrivals:
             interval_cv=1 / math.sqrt(self.burstiness) if self.part.of == 1 else None,
         )
 
-    def split(self, n: int) -> tuple[Self, ...]:
+    def split(self, n: int) -> tuple[GammaArrivals, ...]:
         """Each arrival goes to one part by lot; the parts together are the process."""
         return _split_open(self, n)
 
@@ -255,7 +255,7 @@ class Ramp:
         root = np.sqrt(np.maximum(self.start_rps**2 + 2 * slope * operational, 0.0))
         return 2 * operational / np.maximum(self.start_rps + root, np.finfo(float).tiny)
 
-    def split(self, n: int) -> tuple[Self, ...]:
+    def split(self, n: int) -> tuple[Ramp, ...]:
         """Each arrival goes to one part by lot, so each part is a Poisson ramp of 1/n of the rate."""
         return _split_open(self, n)
 
@@ -292,6 +292,6 @@ class Replay:
             warm_up_s=self.warm_up_s,
         )
 
-    def split(self, n: int) -> tuple[Self, ...]:
+    def split(self, n: int) -> tuple[Replay, ...]:
         """Each start goes to one part by lot."""
         return _split_open(self, n)

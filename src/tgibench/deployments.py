@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any, cast
+
 import attrs
 from attrs import validators
 
@@ -10,9 +13,14 @@ from tgibench.validators import count, not_blank
 
 __all__ = ["Deployment"]
 
+_SECRET = re.compile(r"TOKEN(?!S)|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
-def _total_above_input(deployment: Deployment, _: attrs.Attribute[int | None], total: int | None) -> None:
-    if total is not None and deployment.max_input_tokens is not None and total <= deployment.max_input_tokens:
+
+def _total_above_input(deployment: Deployment, attribute: attrs.Attribute[int | None], total: int | None) -> None:
+    if total is None:
+        return
+    count(deployment, cast("attrs.Attribute[int]", attribute), total)
+    if deployment.max_input_tokens is not None and total <= deployment.max_input_tokens:
         raise InvalidValueError(
             f"max_total_tokens must exceed max_input_tokens ({deployment.max_input_tokens}), got {total}: "
             "it counts the prompt and the answer together"
@@ -52,13 +60,16 @@ class Deployment:
     server_version: str | None = attrs.field(default=None, validator=validators.optional(not_blank), kw_only=True)
     revision: str | None = attrs.field(default=None, validator=validators.optional(not_blank), kw_only=True)
     max_input_tokens: int | None = attrs.field(default=None, validator=validators.optional(count), kw_only=True)
-    max_total_tokens: int | None = attrs.field(
-        default=None, validator=validators.optional([count, _total_above_input]), kw_only=True
-    )
+    max_total_tokens: int | None = attrs.field(default=None, validator=_total_above_input, kw_only=True)
     image: str | None = attrs.field(default=None, validator=validators.optional(not_blank), kw_only=True)
     environment: tuple[tuple[str, str], ...] = attrs.field(
         default=(), kw_only=True, repr=lambda pairs: repr([name for name, _ in pairs])
     )
+
+    def described(self) -> dict[str, Any]:
+        """The fields as plain values, for results and keys: what an environment variable whose name sounds secret holds is masked."""
+        pairs = [[name, "***" if _SECRET.search(name) else value] for name, value in self.environment]
+        return {**attrs.asdict(self), "environment": pairs}
 
     @property
     def label(self) -> str:
@@ -66,7 +77,7 @@ class Deployment:
         parts = [self.model_id.rsplit("/", 1)[-1]]
         if self.quantization and self.quantization.lower() not in parts[0].lower():
             parts.append(self.quantization)
-        machine = self.instance_type if self.replicas == 1 else f"{self.replicas}×{self.instance_type}"
+        machine = self.instance_type if self.replicas == 1 else f"{self.replicas} x {self.instance_type}"
         if self.tensor_parallel > 1:
             machine += f" tp{self.tensor_parallel}"
         return f"{' '.join(parts)} @ {machine}"

@@ -95,6 +95,7 @@ class LoadProfile(Protocol):
 
 
 def one_limit(profile: object, duration_s: float | None, requests: int | None, warm_up_s: float) -> None:
+    """Check that a profile is limited by duration or by number, and warms up for less than it lasts."""
     name = type(profile).__name__
     if (duration_s is None) == (requests is None):
         raise InvalidValueError(
@@ -105,7 +106,8 @@ def one_limit(profile: object, duration_s: float | None, requests: int | None, w
 
 
 def check_parts(n: int) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    """Check that a load can be divided into that many parts."""
+    if n < 1:
         raise InvalidValueError(f"a load is split into a whole number of parts of at least 1, got {n!r}")
 
 
@@ -117,9 +119,11 @@ class Part:
     of: int = 1
 
     def split(self, n: int) -> Iterator[Part]:
+        """This part, divided again."""
         return (Part(self.number + self.of * i, self.of * n) for i in range(n))
 
     def keep_in_turn(self, indices: Iterator[int]) -> Iterator[int]:
+        """Every `of`-th number."""
         return itertools.islice(indices, self.number, None, self.of)
 
 
@@ -189,12 +193,23 @@ class ClosedLoop:
 
 
 def share(total: int, n: int, i: int) -> int:
+    """What part i of n gets of a total; the first parts take the remainder."""
     return total // n + (i < total % n)
+
+
+def _as_tuple(profiles: Iterable[LoadProfile]) -> tuple[LoadProfile, ...]:
+    return tuple(profiles)
+
+
+# Request numbers of successive stages lie this far apart, so that no prompt of one stage comes again in the next.
+_STAGE_NUMBERS = 1_000_000_000
 
 
 @attrs.frozen
 class Stages:
-    """Profiles one after the other; request numbers run on through them.
+    """Profiles one after the other, each with request numbers and arrival seeds of its own.
+
+    After an open stage the next begins at its planned end, answers still coming or not; after a closed one, when its last user is done.
 
     Args:
         profiles: At least one.
@@ -203,7 +218,7 @@ class Stages:
         InvalidValueError: There is none.
     """
 
-    profiles: tuple[LoadProfile, ...]
+    profiles: tuple[LoadProfile, ...] = attrs.field(converter=_as_tuple)
 
     def __attrs_post_init__(self) -> None:
         if not self.profiles:
@@ -212,13 +227,20 @@ class Stages:
     @property
     def label(self) -> str:
         """All labels."""
-        return " → ".join(profile.label for profile in self.profiles)
+        return ", then ".join(profile.label for profile in self.profiles)
 
     def phases(self, seed: int) -> Iterator[Phase]:
-        """The phases of each profile in turn, each profile with a seed of its own."""
-        for number, profile in enumerate(self.profiles):
-            yield from profile.phases(seed + 7919 * number)
+        """The phases of each profile in turn."""
+        for stage, profile in enumerate(self.profiles):
+            for phase in profile.phases(seed + stage):
+                yield _renumbered(phase, stage * _STAGE_NUMBERS)
 
     def split(self, n: int) -> tuple[Stages, ...]:
-        """Every stage divided; parts are of the same length as the whole."""
+        """Every stage divided; the parts last as long as the whole."""
         return tuple(Stages(parts) for parts in zip(*(profile.split(n) for profile in self.profiles), strict=True))
+
+
+def _renumbered(phase: Phase, first: int) -> Phase:
+    if isinstance(phase, ClosedPhase):
+        return attrs.evolve(phase, indices=(first + index for index in phase.indices))
+    return attrs.evolve(phase, arrivals=((first + index, start_s) for index, start_s in phase.arrivals))

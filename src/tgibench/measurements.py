@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -14,7 +16,34 @@ if TYPE_CHECKING:
     from tgibench.metrics import Metrics
     from tgibench.provenance import Provenance, Source
 
-__all__ = ["DeploymentFailure", "Measurement", "Study"]
+__all__ = ["DeploymentFailure", "Measurement", "Study", "cell_key", "describe_load"]
+
+
+def describe_load(load: LoadProfile) -> dict[str, object]:
+    """A load profile as plain JSON values: its class's name and its fields; of a profile that is no attrs class, its repr."""
+    name, kind = type(load).__name__, type(load)
+    if not attrs.has(kind):
+        return {"type": name, "label": load.label, "repr": repr(load)}
+    return {"type": name, **attrs.asdict(cast("attrs.AttrsInstance", load), value_serializer=_nested_load)}
+
+
+def _nested_load(instance: object, attribute: attrs.Attribute[object] | None, value: object) -> object:
+    if attribute is not None and attribute.name == "profiles" and isinstance(value, tuple):
+        return [describe_load(profile) for profile in value]
+    del instance
+    return value
+
+
+def cell_key(deployment: Deployment, load: LoadProfile, *, prompts: str, seed: int | None, backend: str) -> str:
+    """A hash of what is measured: 16 hex digits, equal for equal cells on every machine."""
+    cell = {
+        "deployment": deployment.described(),
+        "load": describe_load(load),
+        "prompts": prompts,
+        "seed": seed,
+        "backend": backend,
+    }
+    return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +71,13 @@ class Measurement:
     @property
     def key(self) -> str:
         """A hash of what was measured: deployment, load, prompts, seed and backend. Equal keys are the same cell."""
-        raise NotImplementedError
+        return cell_key(
+            self.deployment,
+            self.load,
+            prompts=self.prompts,
+            seed=self.provenance.seed,
+            backend=self.provenance.backend,
+        )
 
 
 @attrs.frozen
@@ -52,12 +87,12 @@ class DeploymentFailure:
     Args:
         deployment: Which.
         message: Why, in one sentence.
-        load: The load under which it failed; None when it could not be deployed.
+        load: The label of the load under which it failed; None when it could not be deployed.
     """
 
     deployment: Deployment
     message: str
-    load: LoadProfile | None = None
+    load: str | None = None
 
 
 @attrs.frozen

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from datetime import datetime
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import attrs
 
 from tgibench.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
 
 __all__ = ["Provenance", "Source"]
 

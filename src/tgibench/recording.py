@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tgibench.records import ClientHealth, FailureKind, RequestLog, TokensFrom, Window
+from tgibench.records import FailureKind, RequestLog, ServerTimings, TokensFrom
 
 if TYPE_CHECKING:
-    from tgibench.records import Exchange
+    from numpy.typing import NDArray
+
+    from tgibench.records import ClientHealth, Exchange, Window
 
 __all__ = ["LogBuilder"]
 
@@ -49,7 +51,7 @@ class LogBuilder:
 
     def __init__(self, began_s: float, *, keep_chunks: bool = True) -> None:
         self.began_s = began_s
-        self._columns: dict[str, array[float] | array[int]] = {
+        self._columns: dict[str, array[Any]] = {
             **{name: array("d") for name in _FLOAT_COLUMNS},
             **{name: array("q") for name in _INT_COLUMNS},
             **{name: array("B") for name in _BYTE_COLUMNS},
@@ -68,12 +70,12 @@ class LogBuilder:
         """Append one finished request; `planned_s` is a reading of the loop's clock like the exchange's own."""
         began_s = self.began_s
         times = exchange.chunk_times_s
-        failure, server = exchange.failure, exchange.server
+        failure, server = exchange.failure, exchange.server or ServerTimings()
         if failure is not None:
             self._messages[len(self)] = failure.message[:_MESSAGE_LIMIT]
         elif exchange.finish_reason:
             self._finish_reasons[exchange.finish_reason] += 1
-        row = {
+        row: dict[str, float] = {
             "index": index,
             "planned_s": planned_s - began_s,
             "started_s": exchange.started_s - began_s,
@@ -92,14 +94,14 @@ class LogBuilder:
             "chunk_tokens_known": exchange.chunk_tokens_known,
             "failure_code": 0 if failure is None else _FAILURE_CODES[failure.kind],
             "status": _or_minus_one(None if failure is None else failure.status),
-            "validation_s": _or_nan(server and server.validation_s),
-            "queue_s": _or_nan(server and server.queue_s),
-            "inference_s": _or_nan(server and server.inference_s),
-            "server_total_s": _or_nan(server and server.total_s),
-            "server_time_per_token_s": _or_nan(server and server.time_per_token_s),
+            "validation_s": _or_nan(server.validation_s),
+            "queue_s": _or_nan(server.queue_s),
+            "inference_s": _or_nan(server.inference_s),
+            "server_total_s": _or_nan(server.total_s),
+            "server_time_per_token_s": _or_nan(server.time_per_token_s),
         }
         for name, column in self._columns.items():
-            column.append(row[name])  # type: ignore[arg-type]
+            column.append(row[name])
         if self._keep_chunks:
             self._chunk_times += (times - began_s).tobytes()
             self._chunk_tokens += exchange.chunk_tokens.astype(np.uint32, copy=False).tobytes()
@@ -115,7 +117,7 @@ class LogBuilder:
         concurrency: int | None = None,
     ) -> RequestLog:
         """The finished log, its rows in the order of their planned start."""
-        columns = {
+        columns: dict[str, Any] = {
             name: np.array(column, dtype=_DTYPES.get(name, np.float64 if column.typecode == "d" else np.int64))
             for name, column in self._columns.items()
         }
@@ -134,7 +136,7 @@ class LogBuilder:
             concurrency=concurrency,
         )
 
-    def _ordered_chunks(self, order: np.ndarray) -> dict[str, np.ndarray | None]:
+    def _ordered_chunks(self, order: NDArray[np.intp]) -> dict[str, Any]:
         if not self._keep_chunks:
             return {"chunk_offsets": None, "chunk_times_s": None, "chunk_tokens": None}
         offsets = np.array(self._chunk_offsets, dtype=np.int64)

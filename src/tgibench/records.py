@@ -38,7 +38,7 @@ class FailureKind(enum.StrEnum):
     CONNECTION_RESET = "connection_reset"  # the peer reset the connection
     CONNECTION_ABORTED = "connection_aborted"  # the connection closed before the answer was whole
     TIMEOUT_CONNECT = "timeout_connect"
-    TIMEOUT_FIRST_TOKEN = "timeout_first_token"
+    TIMEOUT_FIRST_TOKEN = "timeout_first_token"  # noqa: S105 - no password
     TIMEOUT_BETWEEN_TOKENS = "timeout_between_tokens"
     TIMEOUT_TOTAL = "timeout_total"
     UNDECODABLE = "undecodable"  # bytes that the protocol does not allow

@@ -219,13 +219,15 @@ class PromptLengths:
 
 
 # Common English words that are one token each, with the space before them, in the Llama, GPT and Qwen vocabularies.
-_WORDS = np.array(
-    "time year people way day man thing woman life child world school state family student group country problem hand part "
-    "place case week company system program question work government number night point home water room mother area money story "
-    "fact month lot right study book eye job word business issue side kind head house service friend father power hour game line "
-    "end member law car city community name president team minute idea body information back parent face others level office door "
-    "health person art war history party result change morning reason research girl guy moment air teacher force education".split()
+_WORD_TEXT = (
+    "time year people way day man thing woman life child world school state family student group country "
+    "problem hand part place case week company system program question work government number night point "
+    "home water room mother area money story fact month lot right study book eye job word business issue side "
+    "kind head house service friend father power hour game line end member law car city community name "
+    "president team minute idea body information back parent face others level office door health person art "
+    "war history party result change morning reason research girl guy moment air teacher force education "
 )
+_WORDS = np.array(_WORD_TEXT.split())
 
 
 def _digest(text: str) -> str:

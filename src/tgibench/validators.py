@@ -30,13 +30,13 @@ def not_negative(_: object, attribute: attrs.Attribute[float], value: float) -> 
         raise InvalidValueError(f"{attribute.name} must be a number of at least 0, got {value!r}")
 
 
-def count(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+def count(_: object, attribute: attrs.Attribute[int], value: object) -> None:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidValueError(f"{attribute.name} must be a whole number of at least 1, got {value!r}")
 
 
-def not_blank(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+def not_blank(_: object, attribute: attrs.Attribute[str], value: object) -> None:
     """A text with something in it."""
     if not isinstance(value, str) or not value.strip():
         raise InvalidValueError(f"{attribute.name} must be a non-empty text, got {value!r}")

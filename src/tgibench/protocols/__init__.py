@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from tgibench.records import Failure, ServerTimings
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tgibench.records import Failure, ServerTimings
     from tgibench.requests import GenerationRequest
 
 __all__ = ["Completion", "HttpRequest", "ResponseHead", "StreamDecoder", "WireProtocol"]

@@ -1,0 +1,166 @@
+"""Measurements as plain JSON values and back: the field names are the format."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tgibench import arrivals, loads
+from tgibench.deployments import Deployment
+from tgibench.errors import InvalidValueError
+from tgibench.measurements import Measurement, describe_load
+from tgibench.metrics import Metrics
+from tgibench.provenance import Provenance, Source
+from tgibench.records import FailureKind, Window
+from tgibench.stats import Distribution, Estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tgibench.loads import LoadProfile, Phase
+
+__all__ = ["RecordedLoad", "deployment_from_json", "measurement_from_json", "measurement_to_json"]
+
+_LOADS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        loads.ClosedLoop,
+        loads.Stages,
+        arrivals.ConstantArrivals,
+        arrivals.PoissonArrivals,
+        arrivals.GammaArrivals,
+        arrivals.Ramp,
+        arrivals.Replay,
+    )
+}
+
+
+@attrs.frozen
+class RecordedLoad:
+    """A load profile of somebody else's, read back from results: its description, which cannot be run again.
+
+    Args:
+        label: Its label.
+        description: What was stored of it.
+    """
+
+    label: str
+    description: str
+
+    def phases(self, seed: int) -> Iterator[Phase]:
+        """Never: the class that made it is not known here."""
+        del seed
+        raise InvalidValueError(f"the load {self.label!r} was read from results and cannot be run: {self.description}")
+
+    def split(self, n: int) -> tuple[LoadProfile, ...]:
+        """Never: the class that made it is not known here."""
+        raise InvalidValueError(f"the load {self.label!r} was read from results and cannot be split into {n}")
+
+
+def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
+    """A measurement as JSON values."""
+    provenance = measurement.provenance
+    return {
+        "deployment": measurement.deployment.described(),
+        "load": {**describe_load(measurement.load), "label": measurement.load.label},
+        "prompts": measurement.prompts,
+        "source": measurement.source.value,
+        "provenance": {
+            "backend": provenance.backend,
+            "began_at": provenance.began_at.isoformat() if provenance.began_at else None,
+            "ended_at": provenance.ended_at.isoformat() if provenance.ended_at else None,
+            "seed": provenance.seed,
+            "ready_after_s": provenance.ready_after_s,
+            "facts": dict(provenance.facts),
+        },
+        "warnings": list(measurement.warnings),
+        "metrics": _metrics_to_json(measurement.metrics),
+    }
+
+
+def measurement_from_json(record: dict[str, Any]) -> Measurement:
+    """A measurement from JSON values.
+
+    Raises:
+        KeyError, TypeError, ValueError, InvalidValueError: The values are not those of a measurement.
+    """
+    provenance = record["provenance"]
+    return Measurement(
+        deployment=deployment_from_json(record["deployment"]),
+        load=_load_from_json(record["load"]),
+        prompts=record["prompts"],
+        source=Source(record["source"]),
+        provenance=Provenance(
+            backend=provenance["backend"],
+            began_at=_instant(provenance["began_at"]),
+            ended_at=_instant(provenance["ended_at"]),
+            seed=provenance["seed"],
+            ready_after_s=provenance["ready_after_s"],
+            facts=provenance["facts"],
+        ),
+        warnings=tuple(record["warnings"]),
+        metrics=_metrics_from_json(record["metrics"]),
+    )
+
+
+def deployment_from_json(fields: dict[str, Any]) -> Deployment:
+    """A deployment from its fields."""
+    return Deployment(**{**fields, "environment": tuple((name, value) for name, value in fields["environment"])})
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _load_from_json(record: dict[str, Any]) -> LoadProfile:
+    fields = {name: value for name, value in record.items() if name not in {"type", "label"}}
+    kind = _LOADS.get(record["type"])
+    if kind is None:
+        return RecordedLoad(record["label"], str(fields))
+    if "profiles" in fields:
+        return loads.Stages(tuple(_load_from_json({"label": "", **profile}) for profile in fields["profiles"]))
+    if "starts" in fields:
+        fields["starts"] = tuple(fields["starts"])
+    load: LoadProfile = kind(**{**fields, "part": loads.Part(**fields["part"])})
+    return load
+
+
+def _metrics_to_json(metrics: Metrics) -> dict[str, Any]:
+    return {field.name: _figure_to_json(getattr(metrics, field.name)) for field in attrs.fields(Metrics)}
+
+
+def _figure_to_json(value: object) -> Any:
+    if isinstance(value, Distribution):
+        return {"distribution": attrs.asdict(value)}
+    if isinstance(value, Estimate):
+        return {"estimate": attrs.asdict(value)}
+    if isinstance(value, Window):
+        return {"window": attrs.asdict(value)}
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {str(name): _figure_to_json(part) for name, part in value.items()}
+    return value
+
+
+def _metrics_from_json(fields: dict[str, Any]) -> Metrics:
+    known = {field.name for field in attrs.fields(Metrics)}
+    figures = {name: _figure_from_json(value) for name, value in fields.items() if name in known}
+    figures["failures"] = {FailureKind(kind): number for kind, number in fields["failures"].items()}
+    absent = dict.fromkeys(known - figures.keys())  # a metric that is younger than the results
+    return Metrics(**{**absent, **figures})
+
+
+def _figure_from_json(value: Any) -> Any:
+    match value:
+        case {"distribution": dict(fields)}:
+            intervals = {name: tuple(bounds) if bounds else None for name, bounds in fields["intervals"].items()}
+            return Distribution(**{**fields, "intervals": intervals})
+        case {"estimate": dict(fields)}:
+            return Estimate(**{**fields, "interval": tuple(fields["interval"]) if fields["interval"] else None})
+        case {"window": dict(fields)}:
+            return Window(**fields)
+        case dict():
+            return {name: _figure_from_json(part) for name, part in value.items()}
+        case _:
+            return value

@@ -1,0 +1,303 @@
+"""Deploys, loads, measures and stores: every deployment once, under each of its loads."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tgibench._version import __version__
+from tgibench.checks import warnings_of
+from tgibench.errors import DeployError, InvalidValueError
+from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
+from tgibench.metrics import Metrics
+from tgibench.provenance import Provenance, Source
+from tgibench.runner import run_load
+from tgibench.storage import StudyStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from tgibench.backends import Backend
+    from tgibench.deployments import Deployment
+    from tgibench.endpoints import Endpoint, Timeouts
+    from tgibench.loads import LoadProfile
+    from tgibench.metrics import SLO
+    from tgibench.records import RequestLog
+    from tgibench.requests import PromptSource
+    from tgibench.runner import RunProgress
+
+__all__ = ["Progress", "measure", "sweep"]
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """How far a sweep has come.
+
+    Args:
+        deployment: Label of the deployment at work.
+        load: Label of the load at work; None while the deployment is being made ready.
+        cells_done: Cells finished, those found in the store included.
+        cells_total: Cells in all.
+        run: Progress of the load at work; None between loads.
+    """
+
+    deployment: str
+    load: str | None
+    cells_done: int
+    cells_total: int
+    run: RunProgress | None = None
+
+
+@attrs.frozen(kw_only=True)
+class _Plan:
+    """What all cells of a sweep share."""
+
+    backend: Backend
+    prompts: PromptSource
+    seed: int
+    timeouts: Timeouts | None
+    slo: SLO | None
+    give_up_after: int
+    keep_chunk_times: bool
+
+
+async def sweep(
+    deployments: Iterable[Deployment],
+    loads: Iterable[LoadProfile],
+    *,
+    backend: Backend,
+    prompts: PromptSource,
+    seed: int = 0,
+    store: str | Path | None = None,
+    on_measurement: Callable[[Measurement], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    timeouts: Timeouts | None = None,
+    slo: SLO | None = None,
+    give_up_after: int = 20,
+    keep_chunk_times: bool = False,
+) -> Study:
+    """Deploy each deployment once and run every load on it.
+
+    A deployment that cannot be made ready becomes a `DeploymentFailure` and the sweep goes on. Cancelling the call (Ctrl-C under
+    `asyncio.run`) stops what was started and *returns* the finished cells, with `Study.interrupted` set.
+
+    Args:
+        deployments: What to deploy, one after the other.
+        loads: The loads for each, in order.
+        backend: How to deploy.
+        prompts: What requests say.
+        seed: Of arrivals and prompts; the same for every cell, so that cells differ in nothing else.
+        store: Folder to which each finished cell is written at once. Cells that it holds already are not measured again.
+        on_measurement: Called with each newly finished cell.
+        on_progress: Called on the event loop whenever something moved; keep it short.
+        timeouts: Limits of each request.
+        slo: Limits that requests must keep to count towards goodput.
+        give_up_after: A load stops after this many failures in a row.
+        keep_chunk_times: Whether per-request and per-chunk columns are stored too (`.npz`, beside the cell).
+
+    Raises:
+        InvalidValueError: There is no deployment or no load.
+        ResultsError: The store cannot be read or written.
+        TeardownError: Something that was started could not be stopped; nothing further is started then.
+    """
+    deployments, loads = tuple(deployments), tuple(loads)
+    if not deployments or not loads:
+        raise InvalidValueError(
+            f"a sweep needs at least one deployment and one load, got {len(deployments)} and {len(loads)}"
+        )
+    plan = _Plan(
+        backend=backend,
+        prompts=prompts,
+        seed=seed,
+        timeouts=timeouts,
+        slo=slo,
+        give_up_after=give_up_after,
+        keep_chunk_times=keep_chunk_times,
+    )
+    work = _Sweep(plan, StudyStore(store) if store is not None else None, on_measurement, on_progress)
+    work.cells_total = len(deployments) * len(loads)
+    try:
+        for deployment in deployments:
+            await work.deployment(deployment, loads)
+            if work.interrupted:
+                break
+    except asyncio.CancelledError:
+        work.interrupted = True
+    return Study(tuple(work.measurements), tuple(work.failures), interrupted=work.interrupted)
+
+
+async def measure(
+    deployment: Deployment,
+    endpoint: Endpoint,
+    load: LoadProfile,
+    *,
+    backend: Backend,
+    prompts: PromptSource,
+    seed: int = 0,
+    timeouts: Timeouts | None = None,
+    slo: SLO | None = None,
+    give_up_after: int = 20,
+) -> Measurement:
+    """Run one load on an endpoint that is deployed already, and return the cell."""
+    plan = _Plan(
+        backend=backend,
+        prompts=prompts,
+        seed=seed,
+        timeouts=timeouts,
+        slo=slo,
+        give_up_after=give_up_after,
+        keep_chunk_times=False,
+    )
+    measurement, _ = await _cell(plan, deployment, endpoint, load, ready_after_s=None, on_progress=None)
+    return measurement
+
+
+class _Sweep:
+    """One sweep's state: what is finished, what failed."""
+
+    def __init__(
+        self,
+        plan: _Plan,
+        store: StudyStore | None,
+        on_measurement: Callable[[Measurement], None] | None,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._plan, self._store = plan, store
+        self._on_measurement, self._on_progress = on_measurement, on_progress
+        self.measurements: list[Measurement] = []
+        self.failures: list[DeploymentFailure] = []
+        self.interrupted = False
+        self.cells_total = 0
+        self._cells_gone = 0
+
+    async def deployment(self, deployment: Deployment, loads: tuple[LoadProfile, ...]) -> None:
+        """Deploy once and run the loads that are not in the store."""
+        stored = {number: cell for number, load in enumerate(loads) if (cell := self._stored(deployment, load))}
+        self._cells_gone += len(stored)
+        first = len(self.measurements)
+        fresh: dict[int, Measurement] = {}
+        try:
+            if len(stored) < len(loads):
+                await self._deploy_and_run(deployment, loads, fresh, skip=stored.keys())
+        except DeployError as error:
+            if fresh.keys() | stored.keys() == set(range(len(loads))):
+                raise  # every load was run: what failed is the tear-down, and that must not pass unseen
+            self._fail(DeploymentFailure(deployment, str(error)))
+            self._cells_gone += len(loads) - len(stored) - len(fresh)
+        finally:
+            cells = stored | fresh
+            self.measurements[first:] = [cells[number] for number in sorted(cells)]
+
+    async def _deploy_and_run(
+        self,
+        deployment: Deployment,
+        loads: tuple[LoadProfile, ...],
+        fresh: dict[int, Measurement],
+        *,
+        skip: Iterable[int],
+    ) -> None:
+        clock = asyncio.get_running_loop()
+        ordered_s = clock.time()
+        self._report(deployment, None)
+        async with self._plan.backend.deploy(deployment) as endpoint:
+            ready_after_s = clock.time() - ordered_s
+            for number in sorted(set(range(len(loads))) - set(skip)):
+                load = loads[number]
+                self._report(deployment, load)
+                measurement, log = await _cell(
+                    self._plan,
+                    deployment,
+                    endpoint,
+                    load,
+                    ready_after_s=ready_after_s,
+                    on_progress=lambda run, load=load: self._report(deployment, load, run),  # type: ignore[misc]
+                )
+                if log.stopped == "cancelled":
+                    self.interrupted = True
+                    return
+                fresh[number] = measurement
+                self._cells_gone += 1
+                self._keep(measurement, log)
+        self._report(deployment, loads[-1])
+
+    def _stored(self, deployment: Deployment, load: LoadProfile) -> Measurement | None:
+        if self._store is None:
+            return None
+        plan = self._plan
+        key = cell_key(deployment, load, prompts=plan.prompts.identity, seed=plan.seed, backend=plan.backend.name)
+        return self._store.finished(key)
+
+    def _keep(self, measurement: Measurement, log: RequestLog) -> None:
+        if self._store:
+            self._store.add(measurement, log if self._plan.keep_chunk_times else None)
+        if self._on_measurement:
+            self._on_measurement(measurement)
+
+    def _fail(self, failure: DeploymentFailure) -> None:
+        self.failures.append(failure)
+        if self._store:
+            self._store.add_failure(failure)
+
+    def _report(self, deployment: Deployment, load: LoadProfile | None, run: RunProgress | None = None) -> None:
+        if self._on_progress:
+            self._on_progress(
+                Progress(
+                    deployment=deployment.label,
+                    load=load.label if load else None,
+                    cells_done=self._cells_gone,
+                    cells_total=self.cells_total,
+                    run=run,
+                )
+            )
+
+
+async def _cell(
+    plan: _Plan,
+    deployment: Deployment,
+    endpoint: Endpoint,
+    load: LoadProfile,
+    *,
+    ready_after_s: float | None,
+    on_progress: Callable[[RunProgress], None] | None,
+) -> tuple[Measurement, RequestLog]:
+    began_at = datetime.now(UTC)
+    log = await run_load(
+        endpoint,
+        load,
+        plan.prompts,
+        seed=plan.seed,
+        timeouts=plan.timeouts,
+        give_up_after=plan.give_up_after,
+        on_progress=on_progress,
+    )
+    metrics = Metrics.of(log, slo=plan.slo)
+    source = Source.EMULATED if endpoint.facts.get("emulated") == "true" else plan.backend.source
+    provenance = Provenance(
+        backend=plan.backend.name,
+        began_at=began_at,
+        ended_at=datetime.now(UTC),
+        seed=plan.seed,
+        ready_after_s=ready_after_s,
+        facts={
+            "tgibench": __version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "stamps": log.health.stamps.value,
+            **endpoint.facts,
+        },
+    )
+    measurement = Measurement(
+        deployment=deployment,
+        load=load,
+        prompts=plan.prompts.identity,
+        metrics=metrics,
+        source=source,
+        provenance=provenance,
+        warnings=warnings_of(metrics, log),
+    )
+    return measurement, log

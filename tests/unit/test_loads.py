@@ -1,0 +1,136 @@
+"""Load profiles: their plans, their limits and their division."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import tgibench as tb
+from tgibench.loads import ClosedPhase
+
+
+def arrivals(profile, seed=0):
+    """All (number, start) pairs of a profile's one open phase."""
+    (phase,) = profile.phases(seed)
+    return list(phase.arrivals)
+
+
+OPEN = [
+    tb.ConstantArrivals(7.0, duration_s=30),
+    tb.PoissonArrivals(7.0, duration_s=30),
+    tb.GammaArrivals(7.0, 0.5, duration_s=30),
+    tb.Ramp(2.0, 9.0, duration_s=30),
+    tb.ConstantArrivals(7.0, requests=100),
+    tb.PoissonArrivals(7.0, requests=100),
+    tb.GammaArrivals(7.0, 0.5, requests=100),
+    tb.Ramp(2.0, 9.0, requests=100),
+    tb.Replay(tuple(float(k * k) for k in range(40))),
+]
+
+
+@pytest.mark.parametrize("profile", OPEN, ids=repr)
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_parts_of_an_open_load_are_exactly_the_whole(profile, n):
+    """The arrivals of all parts together are the whole's: same numbers, same instants, to the last bit."""
+    parts = [arrival for part in profile.split(n) for arrival in arrivals(part, seed=3)]
+    assert sorted(parts) == arrivals(profile, seed=3)
+
+
+@pytest.mark.parametrize("profile", OPEN, ids=repr)
+def test_parts_of_parts_are_exactly_the_whole(profile):
+    """Splitting a part again loses and repeats nothing."""
+    parts = [
+        arrival for half in profile.split(2) for part in half.split(3) for arrival in arrivals(part, seed=5)
+    ]
+    assert sorted(parts) == arrivals(profile, seed=5)
+
+
+@pytest.mark.parametrize("profile", OPEN, ids=repr)
+def test_plans_repeat_with_the_seed_and_are_ascending(profile):
+    """The same seed gives the same plan; starts ascend and numbers count from 0."""
+    plan = arrivals(profile, seed=11)
+    assert plan == arrivals(profile, seed=11)
+    assert [number for number, _ in plan] == list(range(len(plan)))
+    assert all(before <= after for (_, before), (_, after) in itertools.pairwise(plan))
+
+
+def test_duration_bounds_the_plan_and_requests_number_it():
+    """By duration no start lies beyond it; by number there are exactly so many."""
+    assert all(start < 30 for profile in OPEN[:4] for _, start in arrivals(profile))
+    assert [len(arrivals(profile)) for profile in OPEN[4:8]] == [100] * 4
+
+
+@pytest.mark.parametrize(
+    ("profile", "cv"),
+    [
+        (tb.ConstantArrivals(50.0, requests=20_000), 0.0),
+        (tb.PoissonArrivals(50.0, requests=20_000), 1.0),
+        (tb.GammaArrivals(50.0, 4.0, requests=20_000), 0.5),
+    ],
+)
+def test_gaps_have_the_intended_mean_and_spread(profile, cv):
+    """The mean gap is 1/rate and its coefficient of variation the process's own."""
+    gaps = np.diff([start for _, start in arrivals(profile)])
+    assert gaps.mean() == pytest.approx(1 / 50.0, rel=0.03)
+    assert gaps.std() / gaps.mean() == pytest.approx(cv, abs=0.03)
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_each_part_of_a_poisson_process_is_poisson(n):
+    """Counts of each part in bins have a variance as large as their mean (dispersion index 0.8 to 1.2)."""
+    for part in tb.PoissonArrivals(80.0, duration_s=2000).split(n):
+        starts = [start for _, start in arrivals(part)]
+        counts, _ = np.histogram(starts, bins=np.arange(0, 2001, 1.0))
+        assert 0.8 < counts.var() / counts.mean() < 1.2
+        assert counts.mean() == pytest.approx(80 / n, rel=0.05)
+
+
+def test_a_ramp_reaches_its_rates():
+    """The expected count up to t is the integral of the rate."""
+    starts = np.array([start for _, start in arrivals(tb.Ramp(10.0, 30.0, duration_s=1000))])
+    assert np.count_nonzero(starts < 500) == pytest.approx(10 * 500 + 20 * 500**2 / 2000, rel=0.03)
+    assert len(starts) == pytest.approx(20 * 1000, rel=0.03)
+
+
+def test_closed_loops_divide_users_and_requests():
+    """Users and requests of the parts sum to the whole's, and no request number occurs twice."""
+    parts = tb.ClosedLoop(10, requests=101).split(3)
+    assert [part.concurrency for part in parts] == [4, 3, 3]
+    numbers = [number for part in parts for phase in part.phases(0) for number in phase.indices]
+    assert len(numbers) == len(set(numbers)) == 101
+
+
+def test_stages_run_on_with_numbers_of_their_own():
+    """No request number of one stage comes again in another, and the kinds keep their order."""
+    stages = tb.Stages((tb.ClosedLoop(2, requests=5), tb.PoissonArrivals(5.0, requests=7)))
+    closed, opened = stages.phases(0)
+    assert isinstance(closed, ClosedPhase)
+    numbers = [*closed.indices, *(number for number, _ in opened.arrivals)]
+    assert len(set(numbers)) == 12
+    assert [len(part.profiles) for part in stages.split(2)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: tb.ClosedLoop(0, requests=1), "concurrency must be a whole number of at least 1, got 0"),
+        (lambda: tb.ClosedLoop(1), "either duration_s or requests"),
+        (lambda: tb.ClosedLoop(1, requests=1, duration_s=2), "either duration_s or requests"),
+        (lambda: tb.ClosedLoop(1, duration_s=5, warm_up_s=5), "warm_up_s must be shorter than duration_s"),
+        (lambda: tb.PoissonArrivals(-1.0, duration_s=2), "rate_rps must be a number above 0, got -1.0"),
+        (lambda: tb.PoissonArrivals(float("nan"), duration_s=2), "rate_rps must be a number above 0, got nan"),
+        (lambda: tb.GammaArrivals(1.0, 0.0, duration_s=2), "burstiness must be a number above 0"),
+        (lambda: tb.Ramp(0.0, 0.0, duration_s=2), "a rate above 0 at one end"),
+        (lambda: tb.Replay(()), "at least one instant"),
+        (lambda: tb.Replay((1.0, 0.5)), "ascending order, got 0.5 after 1.0"),
+        (lambda: tb.Stages(()), "at least one profile"),
+        (lambda: tb.ClosedLoop(2, requests=5).split(3), "cannot be split into 3 parts"),
+        (lambda: tb.PoissonArrivals(1.0, duration_s=2, max_in_flight=2).split(3), "cannot be divided among 3 parts"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_sentence(make, words):
+    """The error names the field, the value and what it should be."""
+    with pytest.raises(tb.InvalidValueError, match=words):
+        make()
