@@ -1,0 +1,68 @@
+"""Virtual time: an event loop whose clock jumps to the next thing that is due, so that 90 s of load take a moment and repeat to the bit."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import TYPE_CHECKING, TypeVar
+
+from tgibench.errors import TgibenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+    from typing import Any
+
+__all__ = ["StandstillError", "is_virtual", "run"]
+
+T = TypeVar("T")
+
+
+class StandstillError(TgibenchError, RuntimeError):
+    """Everything waits for something that virtual time cannot bring: no timer is set and no other thread is at work."""
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Never waits for a timer: it moves the loop's clock on instead. Input that is ready already is still reported."""
+
+    now_s = 0.0
+    threads_at_work = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        if self.threads_at_work:  # its result comes in real time: wait for it, and let no time pass meanwhile
+            return super().select(None)
+        if timeout is None:
+            raise StandstillError("nothing is due: the program waits for what virtual time cannot bring")
+        self.now_s += timeout
+        return ready
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now_s
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+        future = super().run_in_executor(executor, func, *args)
+        self._jumping.threads_at_work += 1
+        future.add_done_callback(self._thread_done)
+        return future
+
+    def _thread_done(self, _: asyncio.Future[Any]) -> None:
+        self._jumping.threads_at_work -= 1
+
+
+def is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop's clock is virtual."""
+    return isinstance(loop, _VirtualLoop)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine as `asyncio.run` does, on a virtual clock that starts at 0."""
+    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
+        return runner.run(coroutine)
