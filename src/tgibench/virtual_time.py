@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tgibench.errors import TgibenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine
     from typing import Any
 
 __all__ = ["StandstillError", "is_virtual", "run"]
@@ -47,7 +47,9 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now_s
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]  # TypeVarTuple signatures differ by version
+        self, executor: Any, func: Any, *args: Any
+    ) -> asyncio.Future[Any]:
         future = super().run_in_executor(executor, func, *args)
         self._jumping.threads_at_work += 1
         future.add_done_callback(self._thread_done)

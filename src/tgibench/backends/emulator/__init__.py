@@ -1,0 +1,120 @@
+"""The embedded default: an emulated TGI. Everything it yields says EMULATED."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tgibench.backends.emulator.engine import EngineSettings
+from tgibench.backends.emulator.in_process import EmulatedEndpoint
+from tgibench.backends.emulator.lengths import EarlyStops
+from tgibench.backends.emulator.step_time import ModelledTimes, version_of
+from tgibench.provenance import Source
+from tgibench.validators import not_negative
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tgibench.backends.emulator.hardware import Instance
+    from tgibench.backends.emulator.lengths import OutputLengths
+    from tgibench.backends.emulator.models import ModelShape
+    from tgibench.backends.emulator.step_time import EngineProfile, StepTimes
+    from tgibench.deployments import Deployment
+
+__all__ = ["Emulator", "settings_for"]
+
+_DEFAULT_LENGTHS = EarlyStops()
+
+
+@attrs.frozen(kw_only=True)
+class Emulator:
+    """Emulates TGI in this process: its scheduler exactly, its step times by a model fitted to the 2023 study.
+
+    In virtual time (`tgibench.virtual_time.run`) 90 s of load take well under a second and repeat to the bit; under `asyncio.run` they
+    take 90 s. Cold-start effects (GPTQ kernels tuned on line, say) are not emulated.
+
+    Args:
+        settings: The scheduler's settings; by default those of the deployment's TGI version and memory.
+        step_times: Step times of your own, instead of those computed from model, instance and profile.
+        model: The model's shape, where its name is not known.
+        instance: The machine, where its name is not known.
+        profile: The engine's generation, instead of the one its version implies.
+        lengths: How long answers are.
+        round_trip_s: Network time of a request; 70 ms is what the study's rows show between client and SageMaker.
+        ready_after_s: How long a deployment takes to become ready.
+        seed: Of the answers' lengths.
+    """
+
+    settings: EngineSettings | None = None
+    step_times: StepTimes | None = None
+    model: ModelShape | None = None
+    instance: Instance | None = None
+    profile: EngineProfile | None = None
+    lengths: OutputLengths = _DEFAULT_LENGTHS
+    round_trip_s: float = attrs.field(default=0.07, validator=not_negative)
+    ready_after_s: float = attrs.field(default=0.0, validator=not_negative)
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return "emulator"
+
+    @property
+    def source(self) -> Source:
+        """EMULATED."""
+        return Source.EMULATED
+
+    @asynccontextmanager
+    async def deploy(self, deployment: Deployment) -> AsyncIterator[EmulatedEndpoint]:
+        """An endpoint in this process.
+
+        Raises:
+            DeployError: Model or instance type is unknown, or the model does not fit.
+        """
+        endpoint = self.endpoint(deployment)
+        await asyncio.sleep(self.ready_after_s)
+        yield endpoint
+
+    def endpoint(self, deployment: Deployment) -> EmulatedEndpoint:
+        """The emulated endpoint of a deployment, at once."""
+        step_times = self.step_times
+        cache_tokens = None
+        if step_times is None:
+            step_times = ModelledTimes.of(deployment, model=self.model, instance=self.instance, profile=self.profile)
+            cache_tokens = step_times.cache_tokens
+        version = ".".join(str(part) for part in version_of(deployment))
+        return EmulatedEndpoint(
+            settings=self.settings or settings_for(deployment, cache_tokens),
+            step_times=step_times,
+            replicas=deployment.replicas,
+            lengths=self.lengths,
+            round_trip_s=self.round_trip_s,
+            seed=self.seed,
+            facts={"server": "tgi", "version": version, "model_id": deployment.model_id, "emulated": "true"},
+        )
+
+
+def settings_for(deployment: Deployment, cache_tokens: int | None = None) -> EngineSettings:
+    """The scheduler's settings by the deployment's TGI version, its token limits and the tokens that its memory holds.
+
+    Defaults by version from TGI's launcher: `waiting_served_ratio` 1.2 until 2.0.1 and 0.3 after; prompts of 1,024 and 2,048
+    tokens in all until 1.4, 4,095 and 4,096 after; prefills in chunks from 3.0.
+    """
+    version = version_of(deployment)
+    default_total = 2048 if version < (2, 0, 0) else 4096
+    total = deployment.max_total_tokens or default_total
+    default_input = 1024 if version < (2, 0, 0) else total - 1
+    longest = deployment.max_input_tokens or min(default_input, total - 1)
+    defaults = EngineSettings()
+    return EngineSettings(
+        max_input_tokens=longest,
+        max_total_tokens=total,
+        max_batch_prefill_tokens=max(defaults.max_batch_prefill_tokens, longest + 50),
+        max_batch_total_tokens=max(cache_tokens or 0, total) if cache_tokens else defaults.max_batch_total_tokens,
+        waiting_served_ratio=1.2 if version < (2, 0, 2) else 0.3,
+        chunked_prefill=version >= (3, 0, 0),
+    )
