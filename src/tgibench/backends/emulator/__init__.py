@@ -12,6 +12,7 @@ from tgibench.backends.emulator.engine import EngineSettings
 from tgibench.backends.emulator.in_process import EmulatedEndpoint
 from tgibench.backends.emulator.lengths import EarlyStops
 from tgibench.backends.emulator.step_time import ModelledTimes, version_of
+from tgibench.errors import DeployError
 from tgibench.provenance import Source
 from tgibench.validators import not_negative
 
@@ -103,18 +104,26 @@ def settings_for(deployment: Deployment, cache_tokens: int | None = None) -> Eng
 
     Defaults by version from TGI's launcher: `waiting_served_ratio` 1.2 until 2.0.1 and 0.3 after; prompts of 1,024 and 2,048
     tokens in all until 1.4, 4,095 and 4,096 after; prefills in chunks from 3.0.
+
+    Raises:
+        DeployError: The memory does not hold one request of the longest length.
     """
     version = version_of(deployment)
     default_total = 2048 if version < (2, 0, 0) else 4096
     total = deployment.max_total_tokens or default_total
     default_input = 1024 if version < (2, 0, 0) else total - 1
     longest = deployment.max_input_tokens or min(default_input, total - 1)
+    if cache_tokens is not None and cache_tokens < total:
+        raise DeployError(
+            f"{deployment.label} has memory for the keys and values of {cache_tokens} tokens, which is less than one request of "
+            f"max_total_tokens={total}; lower max_total_tokens or take a larger machine"
+        )
     defaults = EngineSettings()
     return EngineSettings(
         max_input_tokens=longest,
         max_total_tokens=total,
         max_batch_prefill_tokens=max(defaults.max_batch_prefill_tokens, longest + 50),
-        max_batch_total_tokens=max(cache_tokens or 0, total) if cache_tokens else defaults.max_batch_total_tokens,
+        max_batch_total_tokens=cache_tokens or max(defaults.max_batch_total_tokens, total),
         waiting_served_ratio=1.2 if version < (2, 0, 2) else 0.3,
         chunked_prefill=version >= (3, 0, 0),
     )

@@ -152,7 +152,7 @@ class Engine:
         self._finishing: list[tuple[int, int]] = []  # (decode at which it ends, id) of running tickets
         self._ids = itertools.count()
         self._decode_ends = array("d")
-        self._context_tokens = self._reserved_tokens = self._listeners = 0
+        self._context_tokens = self._reserved_tokens = self._listeners = self._permits_held = 0
         self._decodes_waited = 0
         self._working = False
 
@@ -169,7 +169,7 @@ class Engine:
     @property
     def in_flight(self) -> int:
         """Requests that hold a permit."""
-        return len(self._queue) + len(self._prefilling) + len(self._running)
+        return self._permits_held
 
     def submit(self, job: Job, on_token: Callable[[int], None] | None = None) -> Ticket:
         """Queue a job.
@@ -181,17 +181,28 @@ class Engine:
             self.counters.refused += 1
             raise EngineOverloadedError("Model is overloaded")
         self.counters.accepted += 1
+        self._permits_held += 1
         ticket = Ticket(job=job, queued_s=self._loop.time(), on_token=on_token)
         self._queue.append(ticket)
-        if not self._working:
-            self._working = True
-            self._loop.call_soon(self._next_step)
+        self._wake()
         return ticket
 
     def drop(self, ticket: Ticket) -> None:
-        """The client went away: forget the job at the next step."""
-        if not ticket.finished:
-            ticket.dropped = True
+        """The client went away: its permit is free at once, its job is forgotten at the next step."""
+        if ticket.finished or ticket.dropped:
+            return
+        ticket.dropped = True
+        self._permits_held -= 1
+        if ticket.started_s is None:
+            self._queue.remove(ticket)
+            self.counters.dropped += 1
+            ticket.done.set()
+            self._wake()  # it may have been what held up the others
+
+    def _wake(self) -> None:
+        if not self._working:
+            self._working = True
+            self._loop.call_soon(self._next_step)
 
     def token_times_s(self, ticket: Ticket) -> NDArray[np.float64]:
         """When each token so far was made, on the loop's clock."""
@@ -269,6 +280,9 @@ class Engine:
 
     def _join(self, ticket: Ticket) -> None:
         """Its first token is made; what remains comes from decodes."""
+        if ticket.dropped:
+            self._finish(ticket)
+            return
         ticket.first_s = self._loop.time()
         ticket.made = 1
         self.counters.output_tokens += 1
@@ -318,6 +332,7 @@ class Engine:
             self.counters.dropped += 1
         else:
             self.counters.finished += 1
+            self._permits_held -= 1
         ticket.done.set()
 
     def _forget_dropped(self) -> None:
@@ -338,8 +353,6 @@ class Engine:
         fewest = 0
         if self._running and not settings.chunked_prefill and self._decodes_waited < settings.max_waiting_tokens:
             fewest = int(len(self._running) * settings.waiting_served_ratio)
-        while self._queue and self._queue[0].dropped:
-            self._drop_queued(self._queue.popleft())
         if len(self._queue) < max(fewest, 1):
             return []
         taken = list(self._fitting())
@@ -352,10 +365,6 @@ class Engine:
             self._reserved_tokens += self._reservation(ticket.job)
             self.counters.queue_s += ticket.started_s - ticket.queued_s
         return taken
-
-    def _drop_queued(self, ticket: Ticket) -> None:
-        self.counters.dropped += 1
-        ticket.done.set()
 
     def _fitting(self) -> Iterable[Ticket]:
         """The queue's head, as far as the budgets reach."""
