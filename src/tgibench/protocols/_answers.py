@@ -1,0 +1,113 @@
+"""What every protocol's answers have in common: bodies that are no stream, and errors in all their forms."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tgibench.protocols import Completion
+from tgibench.records import Failure, FailureKind
+
+__all__ = ["ErrorBody", "UndecodableError", "error_event", "is_event_stream", "json_object", "undecodable"]
+
+_OVERLOAD_STATUSES = frozenset({429, 503})
+_VALIDATION_STATUSES = frozenset({400, 413, 415, 422})
+_GENERATION_STATUSES = frozenset({424})
+
+
+class UndecodableError(ValueError):
+    """Bytes that the protocol does not allow."""
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Parse an event or body that must be a JSON object.
+
+    Raises:
+        UndecodableError: It is none.
+    """
+    try:
+        value = json.loads(data)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError both are
+        raise UndecodableError(f"not JSON: {error}: {_excerpt(data)}") from error
+    if not isinstance(value, dict):
+        raise UndecodableError(f"not a JSON object: {_excerpt(data)}")
+    return value
+
+
+def undecodable(error: UndecodableError, status: int = 200) -> Failure:
+    """The failure that undecodable bytes are."""
+    return Failure(FailureKind.UNDECODABLE, str(error), status)
+
+
+def is_event_stream(headers: Any) -> bool:
+    """Whether an answer's content type is that of an event stream."""
+    return str(headers.get("content-type", "")).lower().startswith("text/event-stream")
+
+
+def error_event(event: dict[str, Any], status: int = 200) -> Failure | None:
+    """The failure that an event inside a stream tells of; None when it tells of none. The status is that of the stream."""
+    error = event.get("error")
+    if error is None:
+        return None
+    message, hint = _words(error)
+    hint = f"{event.get('error_type', '')} {hint}".lower()
+    return Failure(_kind_of_words(message.lower(), hint), message, status)
+
+
+class ErrorBody:
+    """Decodes an answer whose status says that it is an error."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._body = b""
+
+    def feed(self, data: bytes) -> list[int]:
+        """Take a piece; an error has no tokens."""
+        self._body += data
+        return []
+
+    def close(self, *, clean: bool = True) -> Completion:
+        """The failure, in the server's own words."""
+        del clean  # a cut error body is the same failure
+        return Completion(failure=Failure(self._kind(), self._message(), self._status))
+
+    def _kind(self) -> FailureKind:
+        if self._status in _OVERLOAD_STATUSES:
+            return FailureKind.OVERLOADED
+        if self._status in _VALIDATION_STATUSES:
+            return FailureKind.VALIDATION
+        return FailureKind.GENERATION if self._status in _GENERATION_STATUSES else FailureKind.HTTP_ERROR
+
+    def _message(self) -> str:
+        try:
+            body = json_object(self._body)
+        except UndecodableError:
+            return self._body.decode("utf-8", "replace").strip() or f"HTTP {self._status} with an empty body"
+        for key in ("error", "message", "detail"):
+            if body.get(key):
+                return _words(body[key])[0]
+        return _excerpt(self._body)
+
+
+def _words(error: Any) -> tuple[str, str]:
+    """An error's message, and what else hints at its kind."""
+    if not isinstance(error, dict):
+        return str(error), ""
+    hint = f"{error.get('type', '')} {error.get('error_type', '')} {error.get('code', '')}"
+    return str(error.get("message", error)), f"{hint} {error.get('http_status_code', '')}"
+
+
+def _kind_of_words(message: str, hint: str) -> FailureKind:
+    """TGI's chat calls every failure 422, so the message decides before the number does."""
+    if "overloaded" in message or "overloaded" in hint or "429" in hint or "503" in hint:
+        return FailureKind.OVERLOADED
+    if "during generation" in message or "incomplete generation" in message or "generation" in hint:
+        return FailureKind.GENERATION
+    if any(word in message or word in hint for word in ("validation", "invalid", "template", "400", "422")):
+        return FailureKind.VALIDATION
+    return FailureKind.GENERATION
+
+
+def _excerpt(data: bytes) -> str:
+    text = data.decode("utf-8", "replace")
+    return repr(text if len(text) <= 80 else text[:77] + "...")

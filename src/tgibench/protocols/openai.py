@@ -1,0 +1,228 @@
+"""The OpenAI-compatible API as TGI, vLLM, SGLang, llama.cpp and others serve it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tgibench.protocols import Completion, HttpRequest
+from tgibench.protocols._answers import (
+    ErrorBody,
+    UndecodableError,
+    error_event,
+    is_event_stream,
+    json_object,
+    undecodable,
+)
+from tgibench.protocols._sse import EventStream
+from tgibench.records import Failure, FailureKind
+
+if TYPE_CHECKING:
+    from tgibench.protocols import ResponseHead, StreamDecoder
+    from tgibench.requests import GenerationRequest
+
+__all__ = ["OpenAIChatProtocol", "OpenAICompletionsProtocol"]
+
+_TEXT_KEYS = ("content", "reasoning_content", "reasoning")
+_STRING_BODY = rb'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*'
+_TEXT_FIELD = re.compile(rb'"(?:content|text)":\s?"(' + _STRING_BODY + rb')"')
+_is_string_body = re.compile(_STRING_BODY).fullmatch
+
+
+@attrs.frozen
+class OpenAIChatProtocol:
+    """`/v1/chat/completions`.
+
+    Args:
+        model: The model's name as the server knows it; TGI wants ``"tgi"``, any other name is an adapter to it.
+        path: Where to post.
+    """
+
+    model: str = "tgi"
+    path: str = "/v1/chat/completions"
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line."""
+        return "openai-chat"
+
+    @property
+    def tokens_per_chunk_known(self) -> bool:
+        """A chunk may carry any number of tokens."""
+        return False
+
+    def encode(self, request: GenerationRequest) -> HttpRequest:
+        """The request as bytes."""
+        messages = [{"role": "user", "content": request.prompt}]
+        body = _body(self.model, request, messages=messages)
+        return HttpRequest(path=self.path, body=body, streamed=request.stream)
+
+    def decoder(self, head: ResponseHead) -> StreamDecoder:
+        """A decoder for an answer with this head."""
+        return _decoder(head)
+
+
+@attrs.frozen
+class OpenAICompletionsProtocol:
+    """`/v1/completions`. Arguments as of `OpenAIChatProtocol`."""
+
+    model: str = "tgi"
+    path: str = "/v1/completions"
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line."""
+        return "openai-completions"
+
+    @property
+    def tokens_per_chunk_known(self) -> bool:
+        """A chunk may carry any number of tokens."""
+        return False
+
+    def encode(self, request: GenerationRequest) -> HttpRequest:
+        """The request as bytes."""
+        body = _body(self.model, request, prompt=request.prompt)
+        return HttpRequest(path=self.path, body=body, streamed=request.stream)
+
+    def decoder(self, head: ResponseHead) -> StreamDecoder:
+        """A decoder for an answer with this head."""
+        return _decoder(head)
+
+
+def _body(model: str, request: GenerationRequest, **content: object) -> bytes:
+    body: dict[str, Any] = {
+        "model": model,
+        **content,
+        "max_tokens": request.max_new_tokens,
+        "temperature": request.temperature or 0,  # 0 is greedy
+        "stream": request.stream,
+    }
+    if request.stream:
+        body["stream_options"] = {"include_usage": True}
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.stop:
+        body["stop"] = list(request.stop)
+    return json.dumps(body).encode()
+
+
+def _decoder(head: ResponseHead) -> StreamDecoder:
+    if head.status >= 300:
+        return ErrorBody(head.status)
+    return _OpenAIStream() if is_event_stream(head.headers) else _OpenAIBody()
+
+
+class _Answer:
+    """What chunks and bodies have in common: choices, a finish reason, usage."""
+
+    def __init__(self) -> None:
+        self.raw_texts: list[bytes] = []
+        self.failure: Failure | None = None
+        self.finish_reason: str | None = None
+        self.usage: dict[str, Any] = {}
+
+    def take(self, chunk: dict[str, Any], part: str) -> int | None:
+        """Take a chunk whose choices hold their text under `part`; its number for `StreamDecoder.feed`."""
+        self.failure = self.failure or error_event(chunk)
+        self.usage = chunk.get("usage") or self.usage
+        choices = chunk.get("choices") or []
+        if self.failure or not choices or not isinstance(choices[0], dict):
+            return None
+        choice = choices[0]
+        text = _text(choice, part)
+        finished = bool(choice.get("finish_reason"))
+        if finished:
+            self.finish_reason = choice["finish_reason"]
+        if text:
+            self.raw_texts.append(json.dumps(text)[1:-1].encode())
+            return 1
+        return 0 if finished else None
+
+    def completion(self, failure: Failure | None) -> Completion:
+        return Completion(
+            failure=failure,
+            finish_reason=self.finish_reason,
+            output_tokens=self.usage.get("completion_tokens"),
+            input_tokens=self.usage.get("prompt_tokens"),
+            text=str(json.loads(b'"' + b"".join(self.raw_texts) + b'"', strict=False)),
+        )
+
+
+class _OpenAIStream:
+    def __init__(self) -> None:
+        self._events = EventStream()
+        self._answer = _Answer()
+        self._done = False
+        # the bytes around the text of the last chunk: where they come again, only the text differs
+        self._before = self._after = b"\0"
+
+    def feed(self, data: bytes) -> list[int]:
+        return [number for event in self._events.feed(data) if (number := self._take(event)) is not None]
+
+    def _take(self, event: bytes) -> int | None:
+        if event.startswith(self._before) and event.endswith(self._after):
+            raw = event[len(self._before) : -len(self._after)]
+            if raw and len(self._before) + len(self._after) < len(event) and _is_string_body(raw):
+                self._answer.raw_texts.append(raw)
+                return 1
+        if event == b"[DONE]":
+            self._done = True
+            return None
+        if self._answer.failure:
+            return None
+        try:
+            number = self._answer.take(json_object(event), "delta")
+        except UndecodableError as error:
+            self._answer.failure = undecodable(error)
+            return None
+        if number:
+            self._remember(event)
+        return number
+
+    def _remember(self, event: bytes) -> None:
+        fields = list(_TEXT_FIELD.finditer(event))
+        if len(fields) == 1 and self._answer.finish_reason is None and not self._answer.usage:
+            self._before, self._after = event[: fields[0].start(1)], event[fields[0].end(1) :]
+
+    def close(self, *, clean: bool = True) -> Completion:
+        answer = self._answer
+        for event in self._events.close():
+            before = answer.failure
+            self._take(event)
+            if before is None and answer.failure and answer.failure.kind is FailureKind.UNDECODABLE:
+                answer.failure = None  # it was cut off: the end of a truncated stream
+        failure = answer.failure
+        whole = answer.finish_reason is not None or (self._done and answer.raw_texts)
+        if failure is None and not whole and clean:
+            failure = Failure(FailureKind.TRUNCATED, "the stream ended without a finish reason or [DONE]", 200)
+        return answer.completion(failure)
+
+
+class _OpenAIBody:
+    def __init__(self) -> None:
+        self._body = bytearray()
+
+    def feed(self, data: bytes) -> list[int]:
+        self._body += data
+        return []
+
+    def close(self, *, clean: bool = True) -> Completion:
+        answer = _Answer()
+        try:
+            answer.take(json_object(bytes(self._body)), "message")
+        except UndecodableError as error:
+            return Completion(failure=undecodable(error) if clean else None)
+        failure = answer.failure
+        if failure is None and answer.finish_reason is None:
+            failure = Failure(FailureKind.TRUNCATED, "the answer has no finish reason", 200)
+        return answer.completion(failure)
+
+
+def _text(choice: dict[str, Any], part: str) -> str:
+    holder = choice.get(part)
+    if isinstance(holder, dict):
+        return "".join(holder.get(key) or "" for key in _TEXT_KEYS if isinstance(holder.get(key), str))
+    return choice.get("text") or ""
