@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
-from attrs import validators
 
+from tgibench.backends.emulator.scheduler import EngineSettings, Job, Ticket, fitting, tokens_reserved
 from tgibench.errors import TgibenchError
-from tgibench.validators import above_zero, count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -35,86 +34,6 @@ __all__ = ["Engine", "EngineCounters", "EngineOverloadedError", "EngineSettings"
 
 class EngineOverloadedError(TgibenchError):
     """No permit of `max_concurrent_requests` is left."""
-
-
-@attrs.frozen(kw_only=True)
-class EngineSettings:
-    """The scheduler's settings, by the names that TGI's launcher gives them; defaults are TGI 1.0.3's.
-
-    Args:
-        max_concurrent_requests: Requests accepted at once, queued ones included; more are refused at once.
-        max_input_tokens: Longest prompt.
-        max_total_tokens: Longest prompt and answer.
-        max_batch_prefill_tokens: Most prompt tokens of one prefill.
-        max_batch_total_tokens: Most tokens, reserved answers included, of all running sequences.
-        waiting_served_ratio: Newcomers wait until there are this many for each running sequence …
-        max_waiting_tokens: … or this many decodes went by.
-        max_batch_size: Most running sequences; None for no limit.
-        chunked_prefill: Whether prompts are prefilled in pieces beside the running sequences (TGI 3).
-        block_tokens: Prompts and answers are rounded up to blocks of so many tokens.
-    """
-
-    max_concurrent_requests: int = attrs.field(default=128, validator=count)
-    max_input_tokens: int = attrs.field(default=1024, validator=count)
-    max_total_tokens: int = attrs.field(default=2048, validator=count)
-    max_batch_prefill_tokens: int = attrs.field(default=4096, validator=count)
-    max_batch_total_tokens: int = attrs.field(default=16_000, validator=count)
-    waiting_served_ratio: float = attrs.field(default=1.2, validator=above_zero)
-    max_waiting_tokens: int = attrs.field(default=20, validator=count)
-    max_batch_size: int | None = attrs.field(default=None, validator=validators.optional(count))
-    chunked_prefill: bool = False
-    block_tokens: int = attrs.field(default=16, validator=count)
-
-
-@attrs.frozen(kw_only=True)
-class Job:
-    """What a request asks of the engine.
-
-    Args:
-        input_tokens: Length of the prompt.
-        max_new_tokens: Length reserved for the answer.
-        output_tokens: Length that the answer will really have; at most `max_new_tokens`.
-    """
-
-    input_tokens: int = attrs.field(validator=count)
-    max_new_tokens: int = attrs.field(validator=count)
-    output_tokens: int = attrs.field(validator=count)
-
-
-@attrs.define(eq=False, kw_only=True)
-class Ticket:
-    """A job on its way through the engine.
-
-    Args:
-        job: The job.
-        queued_s: When it joined the queue.
-        started_s: When it was taken into a prefill; None before.
-        done: Set when its last token was made.
-        on_token: Called at each of its tokens with the token's number, from 0.
-        dropped: Whether its client went away.
-        made: Tokens made so far.
-        first_s: When its first token was made.
-        joined_at: Number of the engine's decodes before its second token.
-        later: When its further tokens were made; None while it is running.
-        unprefilled: Prompt tokens still to be prefilled.
-    """
-
-    job: Job
-    queued_s: float
-    done: asyncio.Event = attrs.field(factory=asyncio.Event)
-    on_token: Callable[[int], None] | None = None
-    started_s: float | None = None
-    dropped: bool = False
-    made: int = 0
-    first_s: float = 0.0
-    joined_at: int = 0
-    later: NDArray[np.float64] | None = None
-    unprefilled: int = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether its last token was made."""
-        return self.made == self.job.output_tokens
 
 
 @attrs.define
@@ -327,7 +246,7 @@ class Engine:
         self._finish(ticket)
 
     def _finish(self, ticket: Ticket) -> None:
-        self._reserved_tokens -= self._reservation(ticket.job)
+        self._reserved_tokens -= tokens_reserved(ticket.job, self.settings)
         if ticket.dropped:
             self.counters.dropped += 1
         else:
@@ -355,40 +274,13 @@ class Engine:
             fewest = int(len(self._running) * settings.waiting_served_ratio)
         if len(self._queue) < max(fewest, 1):
             return []
-        taken = list(self._fitting())
+        taken = list(fitting(self._queue, settings, running=len(self._running), reserved_tokens=self._reserved_tokens))
         if len(taken) < fewest:
             return []
         for ticket in taken:
             self._queue.popleft()
             ticket.started_s = self._loop.time()
             ticket.unprefilled = ticket.job.input_tokens
-            self._reserved_tokens += self._reservation(ticket.job)
+            self._reserved_tokens += tokens_reserved(ticket.job, self.settings)
             self.counters.queue_s += ticket.started_s - ticket.queued_s
         return taken
-
-    def _fitting(self) -> Iterable[Ticket]:
-        """The queue's head, as far as the budgets reach."""
-        settings = self.settings
-        prefill_tokens, reserved_tokens = 0, self._reserved_tokens
-        places = None if settings.max_batch_size is None else settings.max_batch_size - len(self._running)
-        budget = settings.max_batch_prefill_tokens - (len(self._running) if settings.chunked_prefill else 0)
-        for number, ticket in enumerate(self._queue):
-            if settings.chunked_prefill:
-                if prefill_tokens >= budget:
-                    return
-                prefill_tokens += ticket.job.input_tokens
-            else:
-                prefill_tokens += self._in_blocks(ticket.job.input_tokens)
-                if prefill_tokens > budget:
-                    return
-            reserved_tokens += self._reservation(ticket.job)
-            if reserved_tokens > settings.max_batch_total_tokens or (places is not None and number >= places):
-                return
-            yield ticket
-
-    def _reservation(self, job: Job) -> int:
-        return self._in_blocks(job.input_tokens) + self._in_blocks(job.max_new_tokens)
-
-    def _in_blocks(self, tokens: int) -> int:
-        block = self.settings.block_tokens
-        return -(-tokens // block) * block
