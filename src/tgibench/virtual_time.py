@@ -55,6 +55,13 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_done)
         return future
 
+    async def shutdown_default_executor(self, *timeout: float | None) -> None:
+        self._jumping.threads_at_work += 1  # joining the executor's threads is a thread's work too
+        try:
+            await super().shutdown_default_executor(*timeout)
+        finally:
+            self._jumping.threads_at_work -= 1
+
     def _thread_done(self, _: asyncio.Future[Any]) -> None:
         self._jumping.threads_at_work -= 1
 
