@@ -7,7 +7,7 @@ arrived inside the window.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 import numpy as np
@@ -25,19 +25,24 @@ if TYPE_CHECKING:
 
     from tgibench.records import FailureKind, RequestLog
 
-__all__ = ["SLO", "STALL_S", "Metrics"]
+__all__ = ["SLO", "STALL_GAPS", "STALL_S", "Metrics"]
 
 STALL_S = 1.0
-"""A gap between two chunks longer than this is a stall, unless `Metrics.of` is told otherwise."""
+STALL_GAPS = 10
+"""Unless told otherwise, a gap between two chunks is a stall when it is longer than `STALL_S` and `STALL_GAPS` median gaps."""
 
-_THROUGHPUT_BINS = 20
+_BINS = (10, 15, 30)  # each divides the last
+_EVENTS_IN_A_BIN = 3
+_BLOCK_ROWS = 10_000
+_WIDE_UP_TO = 20_000_000  # gaps kept in double precision: 160 MB
 
 
 @attrs.frozen(kw_only=True)
 class SLO:
     """Limits, in seconds, that each single request must keep to count towards goodput; None sets no limit.
 
-    A request that lacks the figure a limit is about (one token has no gap) does not break that limit.
+    A request of which the figure is not known (an answer that was no stream has no known TTFT) does not keep the limit; a stream
+    to which the limit does not apply (all tokens in one chunk: no gap) does.
     """
 
     ttft_s: float | None = attrs.field(default=None, validator=validators.optional(above_zero))
@@ -47,13 +52,16 @@ class SLO:
 
     def met(self, log: RequestLog) -> NDArray[np.bool_]:
         """Which rows of a log succeeded within every limit."""
+        one_chunk = log.streamed & ~np.isnan(log.first_token_s) & np.isnan(log.largest_gap_s)
         kept = log.succeeded.copy()
-        figures = {"ttft_s": ttft_s, "tpot_s": tpot_s, "largest_gap_s": _largest_gap_s, "latency_s": latency_s}
-        for name, figure in figures.items():
-            limit: float | None = getattr(self, name)
+        for limit, values, exempt in (
+            (self.ttft_s, ttft_s(log), False),
+            (self.tpot_s, tpot_s(log), one_chunk),
+            (self.largest_gap_s, _largest_gap_s(log), one_chunk),
+            (self.latency_s, latency_s(log), False),
+        ):
             if limit is not None:
-                values = figure(log)
-                kept &= (values <= limit) | np.isnan(values)
+                kept &= (values <= limit) | exempt
         return kept
 
 
@@ -77,7 +85,7 @@ class Metrics:
         largest_gap_s: The largest gap of each request; streams only.
         input_tokens: Prompt tokens of each request.
         output_tokens: Output tokens of each request.
-        stall_ratio: Share of streamed requests with a gap longer than the stall limit.
+        stall_ratio: Share of requests of two and more chunks with a gap that was a stall.
         output_throughput_tps: Output tokens of successes received inside the window / its length.
         request_throughput_rps: Requests that succeeded inside the window / its length.
         goodput_rps: Those of them that kept the SLO; None without one.
@@ -108,7 +116,7 @@ class Metrics:
     goodput_rps: Estimate | None
     littles_law_throughput_tps: float | None
     tokens_from: Mapping[str, int]
-    extra: Mapping[str, Distribution | None]
+    extra: Mapping[str, Distribution | Estimate | None]
 
     @classmethod
     def of(
@@ -117,7 +125,7 @@ class Metrics:
         *,
         window_s: tuple[float, float] | None = None,
         slo: SLO | None = None,
-        stall_s: float = STALL_S,
+        stall_s: float | None = None,
         extra: Mapping[str, Callable[[RequestLog], ArrayLike]] | None = None,
     ) -> Self:
         """The metrics of a log.
@@ -126,11 +134,13 @@ class Metrics:
             log: The run.
             window_s: Start and stop, in seconds after the run's start, instead of the log's own steady-state window.
             slo: Limits for goodput.
-            stall_s: A longer gap is a stall.
-            extra: Functions from a log to one number a row (NaN for none); each is summarised like the metrics of single requests.
+            stall_s: A longer gap is a stall; by default the larger of `STALL_S` and, where chunk times were kept, `STALL_GAPS`
+                times the median gap.
+            extra: Functions from a log to one number, or to one number a row (NaN for none) that is summarised like the metrics of
+                single requests.
 
         Raises:
-            InvalidValueError: `window_s` does not end after its start.
+            InvalidValueError: `window_s` does not end after its start, or an extra function gave neither.
         """
         window = log.window if window_s is None else Window(*window_s)
         if window_s is not None and window.length_s <= 0:
@@ -138,11 +148,9 @@ class Metrics:
         rows = log.succeeded & (log.planned_s >= window.start_s) & (log.planned_s <= window.stop_s)
 
         def over(values: NDArray[np.float64], among: NDArray[np.bool_] = rows) -> Distribution | None:
-            chosen = values[among]
-            return distribution(chosen[~np.isnan(chosen)])
+            return _known(values[among])
 
-        gaps_s = _largest_gap_s(log)[rows]
-        gaps_s = gaps_s[~np.isnan(gaps_s)]
+        icl_s = distribution(_gaps_s(log, rows))
         return cls(
             counts=log.counts,
             failures=log.failures,
@@ -150,22 +158,22 @@ class Metrics:
             latency_s=over(latency_s(log)),
             ttft_s=over(ttft_s(log)),
             tpot_s=over(tpot_s(log)),
-            icl_s=distribution(_gaps_s(log, rows)),
+            icl_s=icl_s,
             normalized_latency_s=over(latency_s(log) / _at_least_one(log.output_tokens)),
             server_time_per_token_s=over(_server_time_per_token_s(log)),
             queue_s=over(log.queue_s),
             schedule_delay_s=over(log.sent_s - log.planned_s, rows & log.open_loop),
             connect_s=over(log.connect_s),
-            largest_gap_s=distribution(gaps_s),
+            largest_gap_s=over(_largest_gap_s(log)),
             input_tokens=over(_or_nan(log.input_tokens)),
             output_tokens=over(_or_nan(log.output_tokens)),
-            stall_ratio=proportion(int(np.count_nonzero(gaps_s > stall_s)), len(gaps_s)),
+            stall_ratio=_stalled(_largest_gap_s(log)[rows], _stall_limit_s(icl_s) if stall_s is None else stall_s),
             output_throughput_tps=_token_rate(log, window),
             request_throughput_rps=_rate(log.ended_s[log.succeeded], window),
             goodput_rps=_rate(log.ended_s[slo.met(log)], window) if slo else None,
             littles_law_throughput_tps=_littles_law(log, rows),
             tokens_from=_tokens_from(log, rows),
-            extra={name: over(np.asarray(figure(log), dtype=float)) for name, figure in (extra or {}).items()},
+            extra={name: _extra(name, figure(log), rows) for name, figure in (extra or {}).items()},
         )
 
 
@@ -176,7 +184,8 @@ def latency_s(log: RequestLog) -> NDArray[np.float64]:
 
 def ttft_s(log: RequestLog) -> NDArray[np.float64]:
     """Each row's time to first token; NaN where the answer was no stream."""
-    return np.where(log.streamed, log.first_token_s - log.sent_s, np.nan)
+    values_s: NDArray[np.float64] = np.where(log.streamed, log.first_token_s - log.sent_s, np.nan)
+    return values_s
 
 
 def tpot_s(log: RequestLog) -> NDArray[np.float64]:
@@ -185,8 +194,11 @@ def tpot_s(log: RequestLog) -> NDArray[np.float64]:
     The tokens of the first chunk arrived together: the time between first and last chunk made all the others.
     """
     following = log.output_tokens - log.first_chunk_tokens
-    made = log.streamed & (log.first_chunk_tokens > 0) & (following > 0)
-    return np.where(made, log.last_token_s - log.first_token_s, np.nan) / np.maximum(following, 1)
+    chunks_followed = ~np.isnan(log.largest_gap_s)
+    made = log.streamed & chunks_followed & (log.first_chunk_tokens > 0) & (following > 0)
+    spans_s: NDArray[np.float64] = np.where(made, log.last_token_s - log.first_token_s, np.nan)
+    values_s: NDArray[np.float64] = spans_s / np.maximum(following, 1)
+    return values_s
 
 
 def _largest_gap_s(log: RequestLog) -> NDArray[np.float64]:
@@ -207,37 +219,83 @@ def _or_nan(column: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(column >= 0, column, np.nan)
 
 
-def _gaps_s(log: RequestLog, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """All gaps between successive chunks of the given rows' streams; none without chunk times."""
+def _known(values: NDArray[np.float64]) -> Distribution | None:
+    return distribution(values[~np.isnan(values)])
+
+
+def _extra(name: str, figure: ArrayLike, rows: NDArray[np.bool_]) -> Distribution | Estimate | None:
+    values = np.asarray(figure, dtype=np.float64)
+    if values.ndim == 0:
+        return None if np.isnan(values) else Estimate(float(values))
+    if values.shape != rows.shape:
+        raise InvalidValueError(
+            f"extra metric {name!r} must give one number or one for each of the log's {len(rows)} rows, got {values.shape}"
+        )
+    return _known(values[rows])
+
+
+def _stall_limit_s(icl_s: Distribution | None) -> float:
+    return STALL_S if icl_s is None or icl_s.p50 is None else max(STALL_S, STALL_GAPS * icl_s.p50)
+
+
+def _stalled(gaps_s: NDArray[np.float64], limit_s: float) -> Estimate | None:
+    return proportion(int(np.count_nonzero(gaps_s > limit_s)), int(np.count_nonzero(~np.isnan(gaps_s))))
+
+
+def _gaps_s(log: RequestLog, rows: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
+    """All gaps between successive chunks of the given rows' streams; none without chunk times.
+
+    In blocks and, if there are very many, in single precision: the chunk times themselves fill most of the memory.
+    """
     if log.chunk_times_s is None or log.chunk_offsets is None:
         return np.empty(0)
-    lengths = np.diff(log.chunk_offsets)
-    of_rows = np.repeat(rows & log.streamed, lengths)
-    inside = np.ones(len(log.chunk_times_s), dtype=bool)
-    inside[log.chunk_offsets[:-1][lengths > 0]] = False  # a stream's first chunk follows nothing
-    gaps_s: NDArray[np.float64] = np.diff(log.chunk_times_s, prepend=0.0)
-    chosen: NDArray[np.float64] = gaps_s[inside & of_rows]
-    return chosen
+    chosen = rows & log.streamed
+    lengths = np.where(chosen, np.maximum(np.diff(log.chunk_offsets) - 1, 0), 0)
+    total = int(lengths.sum())
+    gaps_s: NDArray[np.floating[Any]] = np.empty(total, dtype=np.float64 if total <= _WIDE_UP_TO else np.float32)
+    filled = 0
+    for start in range(0, len(log), _BLOCK_ROWS):
+        offsets = log.chunk_offsets[start : start + _BLOCK_ROWS + 1]
+        times_s = log.chunk_times_s[offsets[0] : offsets[-1]]
+        wanted = np.repeat(chosen[start : start + _BLOCK_ROWS], np.diff(offsets))
+        first_chunks = (offsets - offsets[0])[:-1][np.diff(offsets) > 0]
+        wanted[first_chunks] = False  # they follow nothing
+        part = np.diff(times_s)[wanted[1:]]
+        gaps_s[filled : filled + len(part)] = part
+        filled += len(part)
+    return gaps_s
 
 
 def _token_rate(log: RequestLog, window: Window) -> Estimate | None:
-    if log.chunk_times_s is None or log.chunk_offsets is None or log.chunk_tokens is None:
+    if log.chunk_times_s is None or log.chunk_offsets is None or log.chunk_tokens is None or window.length_s <= 0:
         return None
-    of_successes = np.repeat(log.succeeded, np.diff(log.chunk_offsets))
-    return _rate(log.chunk_times_s[of_successes], window, weights=log.chunk_tokens[of_successes])
+    fine = np.zeros(_BINS[-1])
+    edges = (window.start_s, window.stop_s)
+    for start in range(0, len(log), _BLOCK_ROWS):
+        offsets = log.chunk_offsets[start : start + _BLOCK_ROWS + 1]
+        chunks = slice(offsets[0], offsets[-1])
+        weights = log.chunk_tokens[chunks] * np.repeat(log.succeeded[start : start + _BLOCK_ROWS], np.diff(offsets))
+        fine += np.histogram(log.chunk_times_s[chunks], bins=len(fine), range=edges, weights=weights)[0]
+    return _rate_of(fine, window)
 
 
-def _rate(
-    instants_s: NDArray[np.float64], window: Window, weights: NDArray[np.uint32] | None = None
-) -> Estimate | None:
-    """What happened per second inside the window, with the interval of the rates in equal bins of time."""
+def _rate(instants_s: NDArray[np.float64], window: Window) -> Estimate | None:
+    """How many events a second happened inside the window."""
     if window.length_s <= 0:
         return None
-    edges = np.linspace(window.start_s, window.stop_s, _THROUGHPUT_BINS + 1)
-    totals, _ = np.histogram(instants_s, bins=edges, weights=weights)
-    rates = mean_of_batches(totals / (window.length_s / _THROUGHPUT_BINS), _THROUGHPUT_BINS)
-    few = np.count_nonzero(totals) < _THROUGHPUT_BINS // 2
-    return attrs.evolve(rates, interval=None) if few else rates
+    fine, _ = np.histogram(instants_s, bins=_BINS[-1], range=(window.start_s, window.stop_s))
+    return _rate_of(fine.astype(np.float64), window)
+
+
+def _rate_of(fine: NDArray[np.float64], window: Window) -> Estimate:
+    """Total / length, with the interval of the rates in 10, 15 or 30 bins of time: as many as keep some events in each."""
+    total = float(fine.sum())
+    bins = max([number for number in _BINS if total >= 2 * _EVENTS_IN_A_BIN * number], default=_BINS[0])
+    rates = mean_of_batches(fine.reshape(bins, -1).sum(axis=1) * (bins / window.length_s), bins)
+    if rates.interval is None or total < _EVENTS_IN_A_BIN * bins:
+        return Estimate(total / window.length_s, None, bins)
+    low, high = rates.interval
+    return Estimate(total / window.length_s, (max(low, 0.0), high), bins)
 
 
 def _littles_law(log: RequestLog, rows: NDArray[np.bool_]) -> float | None:
