@@ -1,0 +1,231 @@
+"""The streaming client: sends a request, lets its answer arrive untouched, then decodes it."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import attrs
+import numpy as np
+
+from tgibench.errors import InvalidValueError
+from tgibench.protocols import Completion
+from tgibench.protocols._answers import is_event_stream
+from tgibench.protocols._tokens import settle_tokens
+from tgibench.protocols.tgi import TgiProtocol
+from tgibench.records import Exchange, Failure, FailureKind
+from tgibench.transports import Arrivals, open_transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from tgibench.endpoints import Timeouts
+    from tgibench.protocols import StreamDecoder, WireProtocol
+    from tgibench.records import StampSource
+    from tgibench.requests import GenerationRequest
+    from tgibench.transports import Transport
+
+__all__ = ["HttpClient", "HttpEndpoint"]
+
+_SLICE_READS = 64  # decoded in one go; then whatever else is due has its turn
+
+
+def _http_url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InvalidValueError(f"{attribute.name} must be http://host[:port] or https://…, got {value!r}")
+
+
+@attrs.frozen
+class HttpEndpoint:
+    """A server that is reached over HTTP.
+
+    Args:
+        url: Its base address, such as ``"http://127.0.0.1:8080"``; the protocol adds the path.
+        protocol: How it is spoken to.
+        api_key: Sent as a bearer token; shown nowhere.
+        headers: Further headers of each request, as ``(name, value)`` pairs; their values are shown nowhere.
+        verify_tls: Whether a server's certificate must be valid.
+        facts: What is known of the server.
+
+    Raises:
+        InvalidValueError: The URL is none.
+    """
+
+    url: str = attrs.field(validator=_http_url)
+    protocol: WireProtocol = attrs.field(factory=TgiProtocol)
+    api_key: str | None = attrs.field(default=None, repr=False, kw_only=True)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False, kw_only=True)
+    verify_tls: bool = attrs.field(default=True, kw_only=True)
+    facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[HttpClient]:
+        """A client with connections of its own, opened as they are needed."""
+        headers = self.headers
+        if self.api_key is not None:
+            headers = (*headers, ("Authorization", f"Bearer {self.api_key}"))
+        async with open_transport(self.url, headers=headers, verify_tls=self.verify_tls) as transport:
+            yield HttpClient(transport, self.protocol)
+
+
+@attrs.frozen(eq=False)
+class HttpClient:
+    """Speaks a protocol over a transport.
+
+    Args:
+        transport: Carries the bytes.
+        protocol: Says what they mean.
+    """
+
+    transport: Transport
+    protocol: WireProtocol
+
+    @property
+    def stamps(self) -> StampSource:
+        """The transport's."""
+        return self.transport.stamps
+
+    async def generate(self, request: GenerationRequest, timeouts: Timeouts) -> Exchange:
+        """Send one request and wait for the end of its answer; every failure is in the `Exchange`."""
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        arrivals = Arrivals()
+        answer = _Answer(self.protocol, arrivals)
+        http_request = self.protocol.encode(request)
+        failure: Failure | None = None
+        try:
+            async with asyncio.timeout(None) as limit:
+                watch = _Watch(answer, timeouts, limit, started_s)
+                try:
+                    failure = await self.transport.exchange(
+                        http_request, arrivals, connect_timeout_s=timeouts.connect_s
+                    )
+                finally:
+                    watch.stop()
+        except TimeoutError:
+            head = arrivals.head
+            failure = watch.failure and attrs.evolve(watch.failure, status=None if head is None else head.status)
+        while answer.decode(_SLICE_READS):
+            await asyncio.sleep(0)  # noqa: ASYNC110 - a turn for whatever else is due
+        ended_s = arrivals.ended_s if failure is None and arrivals.ended_s is not None else loop.time()
+        return answer.exchange(request, failure, started_s=started_s, ended_s=ended_s)
+
+
+class _Answer:
+    """One answer as far as it is decoded: a count and an instant for each chunk, no object for any."""
+
+    def __init__(self, protocol: WireProtocol, arrivals: Arrivals) -> None:
+        self._protocol, self._arrivals = protocol, arrivals
+        self._decoder: StreamDecoder | None = None
+        self._pieces: Iterator[tuple[float, bytes]] = iter(())
+        self._counts = array("B")
+        self.instants_s = array("d")
+        self._last_s: float | None = None
+
+    @property
+    def sent_s(self) -> float | None:
+        """When the request had been handed to the socket."""
+        return self._arrivals.sent_s
+
+    def decode(self, most_reads: int) -> bool:
+        """Decode at most so many of the reads that have arrived; True when there may be more."""
+        if self._arrivals.head is None:
+            return False
+        if self._decoder is None:
+            self._decoder = self._protocol.decoder(self._arrivals.head)
+        for _ in range(most_reads):
+            instant_s, data = next(self._pieces, (0.0, b""))
+            if not data:
+                self._pieces = self._arrivals.take()
+                instant_s, data = next(self._pieces, (0.0, b""))
+                if not data:
+                    return False
+            self._last_s = instant_s
+            for number in self._decoder.feed(data):
+                self._counts.append(number)
+                self.instants_s.append(instant_s)
+        return True
+
+    def exchange(
+        self, request: GenerationRequest, failure: Failure | None, *, started_s: float, ended_s: float
+    ) -> Exchange:
+        """What became of the request."""
+        completion = Completion() if self._decoder is None else self._decoder.close(clean=failure is None)
+        failure = completion.failure or failure if failure is None else failure
+        completion = attrs.evolve(completion, failure=failure)
+        head = self._arrivals.head
+        streamed = head is not None and is_event_stream(head.headers)
+        if not streamed:
+            self._take_whole(completion)
+        tokens = settle_tokens(self._counts, completion, known=self._protocol.tokens_per_chunk_known)
+        return Exchange(
+            started_s=started_s,
+            sent_s=self._arrivals.sent_s,
+            ended_s=ended_s,
+            connect_s=self._arrivals.connect_s,
+            chunk_times_s=np.array(self.instants_s)[tokens.kept],
+            chunk_tokens=tokens.chunk_tokens,
+            chunk_tokens_known=tokens.known,
+            streamed=streamed,
+            output_tokens=tokens.output_tokens,
+            tokens_from=tokens.tokens_from,
+            input_tokens=completion.input_tokens or request.input_tokens,
+            finish_reason=completion.finish_reason,
+            failure=failure,
+            server=completion.server,
+        )
+
+    def _take_whole(self, completion: Completion) -> None:
+        """An answer that is no stream is one chunk, which came with its last byte."""
+        if completion.failure is None and self._last_s is not None:
+            self._counts.append(1)
+            self.instants_s.append(self._last_s)
+
+
+class _Watch:
+    """Ends a request that takes too long. One timer, set again only when it goes off; keep-alives are no tokens."""
+
+    def __init__(self, answer: _Answer, timeouts: Timeouts, limit: asyncio.Timeout, started_s: float) -> None:
+        self._answer, self._timeouts, self._limit, self._started_s = answer, timeouts, limit, started_s
+        self._loop = asyncio.get_running_loop()
+        self.failure: Failure | None = None
+        due_s, _ = self._due()
+        self._timer = self._loop.call_at(due_s, self._check)
+
+    def stop(self) -> None:
+        """The request ended by itself."""
+        self._timer.cancel()
+
+    def _due(self) -> tuple[float, Failure]:
+        """The next instant at which a limit would be exceeded, and the failure that this would be."""
+        limits, answer = self._timeouts, self._answer
+        total = (self._started_s + limits.total_s, FailureKind.TIMEOUT_TOTAL, limits.total_s)
+        if answer.instants_s:
+            token = (
+                answer.instants_s[-1] + limits.between_tokens_s,
+                FailureKind.TIMEOUT_BETWEEN_TOKENS,
+                limits.between_tokens_s,
+            )
+        else:
+            since_s = self._loop.time() if answer.sent_s is None else answer.sent_s
+            token = (since_s + limits.first_token_s, FailureKind.TIMEOUT_FIRST_TOKEN, limits.first_token_s)
+        due_s, kind, limit_s = min(total, token)
+        return due_s, Failure(kind, f"limit of {limit_s:g} s exceeded")
+
+    def _check(self) -> None:
+        while self._answer.decode(_SLICE_READS):
+            pass
+        due_s, failure = self._due()
+        if due_s > self._loop.time():
+            self._timer = self._loop.call_at(due_s, self._check)
+        else:
+            self.failure = failure
+            self._limit.reschedule(self._loop.time())

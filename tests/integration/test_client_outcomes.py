@@ -1,0 +1,229 @@
+"""Each request over real HTTP ends in exactly one outcome, with exact counts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from scripted_server import ABORT, CLOSE_DELIMITED, END, HEAD, RESET, chat_event, chunk, response, serving, tgi_event
+
+import tgibench as tb
+
+N = 8
+TGI, CHAT = tb.TgiProtocol(), tb.OpenAIChatProtocol()
+EVENTS = [tgi_event(number, N) for number in range(1, N + 1)]
+CHAT_EVENTS = [chat_event(f" w{number}") for number in range(1, N)] + [chat_event(" end", finish="length")]
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":8,"total_tokens":13}}\n\n'
+DONE = b"data: [DONE]\n\n"
+FAST = tb.Timeouts(connect_s=2.0, first_token_s=0.3, between_tokens_s=0.3, total_s=0.8)
+
+
+def stream(*events, end=(END,)):
+    """A chunked stream of events."""
+    return [HEAD, *map(chunk, events), *end]
+
+
+async def ask(script, protocol=TGI, *, requests=1, timeouts=FAST, stream=True):
+    """Send requests one after the other; the exchanges."""
+    async with serving(lambda number: script) as url, tb.HttpEndpoint(url, protocol).connect() as client:
+        request = tb.GenerationRequest(prompt="Hello", max_new_tokens=N, stream=stream)
+        return [await client.generate(request, timeouts) for _ in range(requests)]
+
+
+SUCCESSES = {
+    "plain": (TGI, stream(*EVENTS)),
+    "no space after data:": (TGI, stream(*(tgi_event(k, N, space=False) for k in range(1, N + 1)))),
+    "CRLF": (TGI, stream(*(tgi_event(k, N, end="\r\n\r\n") for k in range(1, N + 1)))),
+    "keep-alive comments": (TGI, stream(b":\n\n", EVENTS[0], b":\n\n", *EVENTS[1:])),
+    "all events in one read": (TGI, stream(b"".join(EVENTS))),
+    "cut at every byte": (TGI, [HEAD, *(chunk(bytes([byte])) for byte in b"".join(EVENTS)), END]),
+    "head and body in one read": (TGI, [HEAD + b"".join(map(chunk, EVENTS)) + END]),
+    "chunk framing cut anywhere": (
+        TGI, [HEAD, *(bytes([byte]) for byte in b"".join(map(chunk, EVENTS)) + END)],
+    ),
+    "trailers": (TGI, stream(*EVENTS, end=(b"0\r\nx-trailer: 1\r\n\r\n",))),
+    "close-delimited": (TGI, [CLOSE_DELIMITED, *EVENTS, ABORT]),
+    "chat, usage apart, [DONE]": (CHAT, stream(*CHAT_EVENTS, USAGE, DONE)),
+    "chat, usage on the last chunk": (CHAT, stream(*CHAT_EVENTS[:-1], chat_event(" end", finish="stop", usage=N))),
+    "chat, no usage, no [DONE]": (CHAT, stream(*CHAT_EVENTS)),
+    "chat, role first": (CHAT, stream(chat_event(""), *CHAT_EVENTS, DONE)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUCCESSES)
+async def test_every_legal_form_is_a_success_with_exact_tokens(name):
+    """Whatever the framing, eight tokens are eight tokens."""
+    protocol, script = SUCCESSES[name]
+    (exchange,) = await ask(script, protocol)
+    assert exchange.failure is None
+    assert exchange.output_tokens == N
+    assert int(exchange.chunk_tokens.sum()) == N
+    assert exchange.started_s <= exchange.sent_s <= exchange.chunk_times_s[0]
+    assert exchange.chunk_times_s[-1] <= exchange.ended_s
+
+
+FAILURES = {
+    "truncated": (TGI, stream(*EVENTS[:5]), "truncated", 200, 5),
+    "truncated, chat": (CHAT, stream(*CHAT_EVENTS[:5]), "truncated", 200, 5),
+    "truncated within an event": (TGI, stream(*EVENTS[:5], EVENTS[5][:30]), "truncated", 200, 5),
+    "error event, overloaded": (
+        TGI, stream(b'data:{"error":"Model is overloaded","error_type":"overloaded"}\n\n'), "overloaded", 200, 0,
+    ),
+    "error event, validation": (
+        TGI, stream(b'data: {"error":"Input validation error: x","error_type":"validation"}\n\n'), "validation", 200, 0,
+    ),
+    "error event, generation": (
+        TGI,
+        stream(*EVENTS[:3], b'data: {"error":"Request failed during generation: y","error_type":"generation"}\n\n'),
+        "generation", 200, 3,
+    ),
+    "chat error object, overloaded though it says 422": (
+        CHAT,
+        stream(b'data: {"error":{"message":"Model is overloaded","http_status_code":422}}\n\n', DONE),
+        "overloaded", 200, 0,
+    ),
+    "chat error object, validation": (
+        CHAT,
+        stream(b'data: {"error":{"message":"Input validation error: z","http_status_code":422}}\n\n', DONE),
+        "validation", 200, 0,
+    ),
+    "HTTP 429": (TGI, [response(429, b'{"error":"Model is overloaded","error_type":"overloaded"}')], "overloaded", 429, 0),
+    "HTTP 503": (TGI, [response(503, b"")], "overloaded", 503, 0),
+    "HTTP 422 as text": (TGI, [response(422, b"missing field", "text/plain")], "validation", 422, 0),
+    "HTTP 424": (TGI, [response(424, b'{"error":"Request failed during generation"}')], "generation", 424, 0),
+    "HTTP 500": (TGI, [response(500, b"<html>")], "http_error", 500, 0),
+    "HTTP 302": (TGI, [response(302, b"")], "http_error", 302, 0),
+    "reset before an answer": (TGI, [RESET], "connection_reset", None, 0),
+    "reset in the stream": (TGI, [HEAD, chunk(EVENTS[0]), 0.05, RESET], "connection_reset", 200, 1),
+    "closed before an answer": (TGI, [ABORT], "connection_aborted", None, 0),
+    "closed in the stream": (TGI, [HEAD, *map(chunk, EVENTS[:3]), 0.05, ABORT], "connection_aborted", 200, 3),
+    "no first token": (TGI, [HEAD, *([chunk(b":\n\n"), 0.1] * 20)], "timeout_first_token", 200, 0),
+    "no answer at all": (TGI, [5.0], "timeout_first_token", None, 0),
+    "no further token": (TGI, [HEAD, chunk(EVENTS[0]), *([chunk(b":\n\n"), 0.1] * 20)], "timeout_between_tokens", 200, 1),
+    "too long in all": (TGI, [HEAD, *([chunk(EVENTS[0]), 0.1] * 20)], "timeout_total", 200, None),
+    "broken JSON": (TGI, stream(EVENTS[0], b"data: {oops\n\n", *EVENTS[2:]), "undecodable", 200, None),
+    "not HTTP": (TGI, [b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ABORT], "undecodable", None, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_every_failure_has_its_one_kind_and_keeps_the_partial_tokens(name):
+    """Kind, status and the tokens that arrived."""
+    protocol, script, kind, status, tokens = FAILURES[name]
+    (exchange,) = await ask(script, protocol)
+    assert exchange.failure is not None
+    assert (exchange.failure.kind, exchange.failure.status) == (kind, status)
+    assert exchange.failure.message
+    if tokens is not None:
+        assert exchange.output_tokens == tokens
+        assert len(exchange.chunk_times_s) == tokens
+
+
+async def test_nobody_listening_is_a_refused_connection():
+    """A port without a server."""
+    async with serving(lambda number: []) as url:
+        pass
+    async with tb.HttpEndpoint(url).connect() as client:
+        exchange = await client.generate(tb.GenerationRequest(prompt="Hello"), FAST)
+    assert exchange.failure.kind is tb.FailureKind.CONNECTION_REFUSED
+
+
+async def test_a_kept_alive_connection_is_used_again_and_told_from_a_new_one():
+    """Connect time belongs to the first request alone, and is no part of TTFT."""
+    first, second, third = await ask(stream(*EVENTS), requests=3)
+    assert first.connect_s > 0
+    assert (second.connect_s, third.connect_s) == (None, None)
+    assert [exchange.output_tokens for exchange in (first, second, third)] == [N, N, N]
+
+
+async def test_a_failed_request_is_sent_once_only():
+    """Nothing is ever retried, on a connection kept alive neither."""
+    seen = []
+
+    def script(number):
+        seen.append(number)
+        return stream(*EVENTS) if number == 0 else [RESET]
+
+    async with serving(script) as url, tb.HttpEndpoint(url).connect() as client:
+        kinds = []
+        for _ in range(3):
+            exchange = await client.generate(tb.GenerationRequest(prompt="Hello"), FAST)
+            kinds.append(exchange.failure and exchange.failure.kind)
+    assert kinds == [None, "connection_reset", "connection_reset"]
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("protocol", [TGI, tb.TgiCompatProtocol(), CHAT, tb.OpenAICompletionsProtocol()])
+async def test_answers_that_are_no_stream(protocol):
+    """One chunk with all tokens; no time to first token; TGI's header timings in seconds."""
+    if protocol.name.startswith("tgi"):
+        answer = {"generated_text": "x", "details": {"finish_reason": "length", "generated_tokens": N}}
+        body = json.dumps([answer] if protocol.name == "tgi-compat" else answer).encode()
+    else:
+        choice = {"index": 0, "message": {"content": "x"}, "text": "x", "finish_reason": "length"}
+        body = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": N}}).encode()
+    head = response(200, body).replace(b"\r\n\r\n", b"\r\nx-queue-time: 12\r\nx-inference-time: 240\r\n\r\n", 1)
+    (exchange,) = await ask([head], protocol, stream=False)
+    assert exchange.failure is None
+    assert (exchange.output_tokens, exchange.streamed, exchange.chunk_tokens.tolist()) == (N, False, [N])
+    if protocol.name.startswith("tgi"):
+        assert (exchange.server.queue_s, exchange.server.inference_s) == (0.012, 0.24)
+
+
+async def test_two_hundred_requests_are_in_flight_at_once():
+    """No hidden cap on connections."""
+    most = now = 0
+
+    def script(number):
+        return [HEAD, chunk(EVENTS[0]), 0.5, *map(chunk, EVENTS[1:]), END]
+
+    async with serving(script) as url:
+        log = await tb.run_load(
+            tb.HttpEndpoint(url), tb.ClosedLoop(200, requests=200), tb.FixedPrompt(prompt="x"), give_up_after=1000
+        )
+    starts, ends = log.sent_s, log.ended_s
+    most = max(now := int(((starts <= t) & (ends > t)).sum()) for t in starts)
+    assert log.counts["succeeded"] == 200
+    assert most == 200
+    assert now
+
+
+async def test_no_task_is_left_behind():
+    """After a run with failures of every kind the loop has this test's task only."""
+    scripts = [script for _, script, *_ in FAILURES.values()]
+    async with serving(lambda number: scripts[number % len(scripts)]) as url, tb.HttpEndpoint(url).connect() as client:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(client.generate(tb.GenerationRequest(prompt="x"), FAST)) for _ in range(len(scripts))
+            ]
+        assert all(task.result().failure for task in tasks)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_aiohttp_without_the_hooks_is_read_chunk_by_chunk_and_says_so(monkeypatch):
+    """The same tokens; the stamps are called STREAM_READ."""
+    monkeypatch.setattr("tgibench.transports._hook", lambda connector: False)
+    async with serving(lambda number: stream(*EVENTS)) as url, tb.HttpEndpoint(url).connect() as client:
+        exchange = await client.generate(tb.GenerationRequest(prompt="Hello"), FAST)
+        assert client.stamps is tb.StampSource.STREAM_READ
+    assert exchange.output_tokens == N
+
+
+async def test_with_the_hooks_stamps_are_taken_at_the_socket():
+    """What the result says of its clock."""
+    async with serving(lambda number: stream(*EVENTS)) as url, tb.HttpEndpoint(url).connect() as client:
+        assert client.stamps is tb.StampSource.SOCKET_READ
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://x", "http://", "http://host:notaport"])
+def test_what_is_no_url_is_refused(url):
+    """The error names it."""
+    with pytest.raises(tb.InvalidValueError, match="url must be http"):
+        tb.HttpEndpoint(url)
+
+
+def test_keys_are_shown_nowhere():
+    """No repr holds them."""
+    endpoint = tb.HttpEndpoint("http://x", api_key="sk-verysecret", headers=(("X-Key", "alsosecret"),))
+    assert "secret" not in repr(endpoint)
