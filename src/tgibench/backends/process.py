@@ -1,0 +1,235 @@
+"""Starts a server on this machine, waits until it is ready and stops it with all its children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import socket
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tgibench.backends.http import learn_facts, wait_until_ready
+from tgibench.client import HttpEndpoint
+from tgibench.errors import DeployError, InvalidValueError, TeardownError
+from tgibench.protocols.tgi import TgiProtocol
+from tgibench.provenance import Source
+from tgibench.validators import above_zero
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Mapping
+    from typing import Any
+
+    from tgibench.deployments import Deployment
+    from tgibench.protocols import WireProtocol
+
+__all__ = ["ProcessBackend"]
+
+_LAST_LINES = 20
+_LINE_BYTES = 1 << 16
+_KILL_S = 10.0
+_POLL_S = 0.05
+
+
+def _command(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    if not value or not any("{port}" in part for part in value):
+        raise InvalidValueError(
+            f"{attribute.name} must be a program with a {{port}} among its arguments, got {value!r}"
+        )
+
+
+@attrs.frozen
+class ProcessBackend:
+    """A server of one's own on this machine: `text-generation-launcher`, `vllm serve`, `transformers serve`, ….
+
+    Args:
+        command: Program and arguments. ``{port}`` stands for a free port, ``{model_id}`` and the other names of `Deployment`'s fields
+            for its values.
+        protocol: How it is spoken to.
+        ready_timeout_s: How long it may take to answer its health check; loading a large model takes many minutes.
+        stop_timeout_s: How long it may take to stop before it is killed; TGI finishes what is in flight for up to 90 s.
+        environment: Variables added to this process's own and the deployment's; their values are shown nowhere.
+
+    Raises:
+        InvalidValueError: The command is empty or has no ``{port}``.
+    """
+
+    command: tuple[str, ...] = attrs.field(converter=tuple, validator=_command)
+    protocol: WireProtocol = attrs.field(factory=TgiProtocol)
+    ready_timeout_s: float = attrs.field(default=900.0, validator=above_zero, kw_only=True)
+    stop_timeout_s: float = attrs.field(default=100.0, validator=above_zero, kw_only=True)
+    environment: Mapping[str, str] = attrs.field(factory=dict, repr=lambda names: repr(sorted(names)), kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return "process"
+
+    @property
+    def source(self) -> Source:
+        """MEASURED; a server that says it is the emulator makes its cells EMULATED."""
+        return Source.MEASURED
+
+    @asynccontextmanager
+    async def deploy(self, deployment: Deployment) -> AsyncIterator[HttpEndpoint]:
+        """Start the server; on leaving, stop it and everything it started.
+
+        Raises:
+            DeployError: It cannot be started, ends before it is ready, or is not ready in time; with its last lines.
+            TeardownError: Something of it survives being killed.
+        """
+        port = _free_port()
+        log = _Log()
+        process = await self._start(deployment, port, log)
+        try:
+            endpoint = HttpEndpoint(f"http://127.0.0.1:{port}", self.protocol)
+            await self._until_ready(process, endpoint, log)
+            yield attrs.evolve(endpoint, facts=await learn_facts(endpoint))
+        finally:
+            await _to_the_end(self._stop(process))
+
+    async def _start(self, deployment: Deployment, port: int, log: _Log) -> _Server:
+        values = {**attrs.asdict(deployment), "port": port}
+        command = [_filled(part, values) for part in self.command]
+        environment = {**os.environ, **dict(deployment.environment), **self.environment}
+        loop = asyncio.get_running_loop()
+        try:
+            transport, protocol = await loop.subprocess_exec(
+                lambda: _Server(log),
+                *command,
+                stdin=None,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # a group of its own: its children are stopped with it
+            )
+        except OSError as error:
+            raise DeployError(f"cannot start {shlex.join(command)}: {error.strerror or error}") from error
+        protocol.transport, protocol.pid = transport, transport.get_pid()
+        return protocol
+
+    async def _until_ready(self, server: _Server, endpoint: HttpEndpoint, log: _Log) -> None:
+        try:
+            async with asyncio.timeout(None) as until_exit:
+                server.ends(until_exit)
+                await wait_until_ready(endpoint, timeout_s=self.ready_timeout_s)
+        except TimeoutError:
+            code = server.transport.get_returncode()
+            raise DeployError(f"the server ended with exit code {code} before it was ready{log.last()}") from None
+        except DeployError as error:
+            raise DeployError(f"{error}{log.last()}") from None
+
+    async def _stop(self, server: _Server) -> None:
+        """Ask, wait, kill; then make sure that nothing of the process group is left."""
+        try:
+            for number, patience_s in ((signal.SIGTERM, self.stop_timeout_s), (signal.SIGKILL, _KILL_S)):
+                _signal_group(server.pid, number)
+                if await _gone(server, patience_s):
+                    return
+        finally:
+            server.transport.close()
+        raise TeardownError(
+            f"process group {server.pid} survives SIGKILL: look with `ps -g {server.pid}` and end it by hand"
+        )
+
+
+async def _gone(server: _Server, patience_s: float) -> bool:
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + patience_s
+    while not server.exited or _group_alive(server.pid):
+        if loop.time() > deadline_s:
+            return False
+        await asyncio.sleep(_POLL_S)  # there is no event for the end of a process that is not one's child
+    return True
+
+
+class _Log:
+    """The last lines of a server's output."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._rest = b""
+
+    def add(self, data: bytes) -> None:
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-_LINE_BYTES:]
+        self._lines += (line.decode("utf-8", "replace").rstrip() for line in lines)
+
+    def last(self) -> str:
+        lines = [*self._lines, *([self._rest.decode("utf-8", "replace")] if self._rest else [])]
+        return "; its last lines:\n" + "\n".join(f"  {line}" for line in lines) if lines else "; it printed nothing"
+
+
+class _Server(asyncio.SubprocessProtocol):
+    """A started server: its output goes to a log, its end runs out a time limit."""
+
+    transport: asyncio.SubprocessTransport
+    pid: int
+
+    def __init__(self, log: _Log) -> None:
+        self._log = log
+        self._limit: asyncio.Timeout | None = None
+        self.exited = False
+
+    def ends(self, limit: asyncio.Timeout) -> None:
+        """Let this limit run out when the server ends."""
+        self._limit = limit
+        if self.exited:
+            limit.reschedule(0)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        del fd
+        self._log.add(data)
+
+    def process_exited(self) -> None:
+        self.exited = True
+        if self._limit and self._limit.when() is None and not self._limit.expired():
+            with contextlib.suppress(RuntimeError):  # the wait it limited is over
+                self._limit.reschedule(0)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Finish work that must not be left half done: a cancellation that comes meanwhile is raised after it."""
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except DeployError:
+            break
+    task.result()
+    if cancelled:
+        raise cancelled
+
+
+def _filled(part: str, values: Mapping[str, object]) -> str:
+    for name, value in values.items():
+        part = part.replace("{" + name + "}", "" if value is None else str(value))
+    return part
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _group_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
