@@ -22,7 +22,7 @@ from tgibench.provenance import Source
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
     from typing import Any
 
     from tgibench.deployments import Deployment
@@ -43,6 +43,10 @@ def _command(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tupl
         )
 
 
+def _as_tuple(command: Iterable[str]) -> tuple[str, ...]:
+    return tuple(command)
+
+
 @attrs.frozen
 class ProcessBackend:
     """A server of one's own on this machine: `text-generation-launcher`, `vllm serve`, `transformers serve`, ….
@@ -59,7 +63,7 @@ class ProcessBackend:
         InvalidValueError: The command is empty or has no ``{port}``.
     """
 
-    command: tuple[str, ...] = attrs.field(converter=tuple, validator=_command)
+    command: tuple[str, ...] = attrs.field(converter=_as_tuple, validator=_command)
     protocol: WireProtocol = attrs.field(factory=TgiProtocol)
     ready_timeout_s: float = attrs.field(default=900.0, validator=above_zero, kw_only=True)
     stop_timeout_s: float = attrs.field(default=100.0, validator=above_zero, kw_only=True)

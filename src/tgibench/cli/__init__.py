@@ -1,0 +1,26 @@
+"""The command `tgibench`: a thin shell around the library."""
+
+from __future__ import annotations
+
+import sys
+
+from tgibench.errors import MissingExtraError, TgibenchError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command; every expected error is one sentence on standard error and exit code 2."""
+    try:
+        from tgibench.cli.commands import tgibench  # noqa: PLC0415 - click and rich are an extra
+    except ModuleNotFoundError as error:
+        if error.name not in {"click", "rich"}:
+            raise
+        missing = MissingExtraError(f'the command needs {error.name}: pip install "tgibench[cli]"')
+        sys.stderr.write(f"tgibench: {missing}\n")
+        sys.exit(2)
+    try:
+        tgibench(prog_name="tgibench")
+    except TgibenchError as error:
+        sys.stderr.write(f"tgibench: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,67 @@
+"""`tgibench demo`: the library's main job on the embedded default."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+import tgibench as tb
+from tgibench.cli.display import SweepDisplay, print_study
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["run_demo"]
+
+_DEPLOYMENTS = [
+    tb.Deployment(f"meta-llama/Llama-2-{size}-hf", instance_type, tensor_parallel=shards, server_version="1.0.3")
+    for size in ("7b", "13b")
+    for instance_type, shards in (("ml.g5.12xlarge", 4), ("ml.p4d.24xlarge", 8))
+]
+_LOADS = [tb.ClosedLoop(users, duration_s=90) for users in (1, 5, 10, 20)]
+_REAL_TIME_LOAD = tb.ClosedLoop(5, duration_s=8)
+
+
+def run_demo(out: Path) -> tb.Study:
+    """Sweep the emulator in virtual time, one cell again over HTTP in real time; print and store everything."""
+    click.echo("16 cells in virtual time, then one over real HTTP in real time; every number is EMULATED.", err=True)
+    with SweepDisplay() as display:
+        virtual = tb.virtual_time.run(
+            tb.sweep(
+                _DEPLOYMENTS,
+                _LOADS,
+                backend=tb.Emulator(),
+                prompts=tb.study_prompts(),
+                store=out,
+                on_measurement=display.measured,
+                on_progress=display.moved,
+            )
+        )
+        real = asyncio.run(
+            tb.sweep(
+                _DEPLOYMENTS[:1],
+                [_REAL_TIME_LOAD],
+                backend=tb.ProcessBackend(_emulator_command(), ready_timeout_s=30, stop_timeout_s=5),
+                prompts=tb.study_prompts(),
+                store=out,
+                on_measurement=display.measured,
+                on_progress=display.moved,
+            )
+        )
+    study = tb.Study(
+        virtual.measurements + real.measurements,
+        virtual.failures + real.failures,
+        interrupted=virtual.interrupted or real.interrupted,
+    )
+    print_study(study)
+    click.echo(f"The last row came over HTTP in real time. Results are in {out}; see them again: tgibench show {out}")
+    return study
+
+
+def _emulator_command() -> tuple[str, ...]:
+    options = ("--port", "{port}", "--model-id", "{model_id}", "--instance-type", "{instance_type}")
+    shards = ("--tensor-parallel", "{tensor_parallel}", "--tgi-version", "{server_version}")
+    return (sys.executable, "-m", "tgibench", "emulate", *options, *shards)
