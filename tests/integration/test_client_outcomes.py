@@ -6,9 +6,9 @@ import asyncio
 import json
 
 import pytest
-from scripted_server import ABORT, CLOSE_DELIMITED, END, HEAD, RESET, chat_event, chunk, response, serving, tgi_event
 
 import tgibench as tb
+from scripted_server import ABORT, CLOSE_DELIMITED, END, HEAD, RESET, chat_event, chunk, response, serving, tgi_event
 
 N = 8
 TGI, CHAT = tb.TgiProtocol(), tb.OpenAIChatProtocol()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fakes import FakeServer
 
 import tgibench as tb
+from fakes import FakeServer
 
 PROMPT = tb.FixedPrompt(prompt="Hello", max_new_tokens=1)
 SERVICE_S = 0.1
@@ -14,7 +14,7 @@ SERVICE_S = 0.1
 
 @pytest.mark.parametrize("utilisation", [0.3, 0.5, 0.8])
 def test_mean_latency_of_an_m_d_1_queue(utilisation):
-    """Poisson arrivals at one deterministic server: mean latency is s + ρ·s / (2·(1 − ρ)) (Pollaczek and Khinchine), within 2 %."""
+    """Poisson arrivals at one deterministic server: mean latency is s + u·s / (2·(1 - u)) at utilisation u (Pollaczek and Khinchine), within 2 %."""
     load = tb.PoissonArrivals(utilisation / SERVICE_S, requests=80_000)
     log = tb.virtual_time.run(tb.run_load(FakeServer(SERVICE_S, slots=1), load, PROMPT, seed=1))
     metrics = tb.Metrics.of(log)
@@ -38,8 +38,6 @@ def test_what_was_sent_is_the_intended_process():
     )
     counts, _ = np.histogram(poisson.sent_s, bins=np.arange(0, 501, 1.0))
     assert 0.8 < counts.var() / counts.mean() < 1.2
-    constant = tb.virtual_time.run(
-        tb.run_load(FakeServer(SERVICE_S), tb.ConstantArrivals(40.0, duration_s=50), PROMPT)
-    )
+    constant = tb.virtual_time.run(tb.run_load(FakeServer(SERVICE_S), tb.ConstantArrivals(40.0, duration_s=50), PROMPT))
     gaps = np.diff(constant.sent_s)
     assert gaps.std() / gaps.mean() < 0.1

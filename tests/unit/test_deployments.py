@@ -38,6 +38,8 @@ def test_labels_are_short_and_telling(deployment, label):
 
 def test_secrets_in_the_environment_are_not_shown():
     """Neither a repr nor what goes into results holds a token's value; plain settings stay."""
-    deployment = tb.Deployment("m", "i", environment=(("HF_TOKEN", "hf_verysecret"), ("MAX_BATCH_PREFILL_TOKENS", "4096")))
+    deployment = tb.Deployment(
+        "m", "i", environment=(("HF_TOKEN", "hf_verysecret"), ("MAX_BATCH_PREFILL_TOKENS", "4096"))
+    )
     assert "verysecret" not in repr(deployment)
     assert deployment.described()["environment"] == [["HF_TOKEN", "***"], ["MAX_BATCH_PREFILL_TOKENS", "4096"]]

@@ -41,9 +41,7 @@ def test_parts_of_an_open_load_are_exactly_the_whole(profile, n):
 @pytest.mark.parametrize("profile", OPEN, ids=repr)
 def test_parts_of_parts_are_exactly_the_whole(profile):
     """Splitting a part again loses and repeats nothing."""
-    parts = [
-        arrival for half in profile.split(2) for part in half.split(3) for arrival in arrivals(part, seed=5)
-    ]
+    parts = [arrival for half in profile.split(2) for part in half.split(3) for arrival in arrivals(part, seed=5)]
     assert sorted(parts) == arrivals(profile, seed=5)
 
 

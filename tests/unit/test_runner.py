@@ -6,9 +6,9 @@ import asyncio
 
 import numpy as np
 import pytest
-from fakes import FakeServer
 
 import tgibench as tb
+from fakes import FakeServer
 
 PROMPT = tb.FixedPrompt(prompt="Hello", max_new_tokens=1)
 

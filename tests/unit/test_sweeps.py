@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import attrs
 import pytest
-from fakes import FakeServer
 
 import tgibench as tb
+from fakes import FakeServer
 
 DEPLOYMENTS = [tb.Deployment("m", "small"), tb.Deployment("m", "large")]
 LOADS = [tb.ClosedLoop(1, duration_s=20), tb.ClosedLoop(5, duration_s=20)]
@@ -134,9 +134,7 @@ def test_ctrl_c_returns_the_finished_cells_and_stops_what_was_started(tmp_path):
     async def cancelled():
         backend = FakeBackend()
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(
-                tb.sweep(DEPLOYMENTS, LOADS, backend=backend, prompts=PROMPTS, store=tmp_path)
-            )
+            task = group.create_task(tb.sweep(DEPLOYMENTS, LOADS, backend=backend, prompts=PROMPTS, store=tmp_path))
             await asyncio.sleep(60)
             task.cancel()
             return await task, backend
@@ -182,7 +180,7 @@ def test_what_is_no_study_is_refused_and_left_alone(tmp_path, content, words):
 
 def test_an_absent_study_is_refused(tmp_path):
     """The error names the file."""
-    with pytest.raises(tb.ResultsError, match="cannot read results from .*nowhere"):
+    with pytest.raises(tb.ResultsError, match=r"cannot read results from .*nowhere"):
         tb.read_study(tmp_path / "nowhere")
 
 

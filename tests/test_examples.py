@@ -1,0 +1,25 @@
+"""Every script in examples/ runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXPECTED = {"quick_sweep.py": "EMULATED"}
+
+
+def test_every_example_has_an_expectation():
+    """A new script needs a line here."""
+    assert {script.name for script in EXAMPLES.glob("*.py")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_example_runs_and_prints_what_it_should(name):
+    """It ends well and its output holds what is expected."""
+    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert EXPECTED[name] in done.stdout

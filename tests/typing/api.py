@@ -1,0 +1,29 @@
+"""The public signatures as callers use them: never run, only type-checked."""
+
+from __future__ import annotations
+
+import tgibench as tb
+
+
+async def sweep_and_read() -> float | None:
+    """A sweep's types reach its metrics."""
+    study: tb.Study = await tb.sweep(
+        [tb.Deployment("m", "i", tensor_parallel=2)],
+        [tb.ClosedLoop(1, requests=5), tb.Stages((tb.PoissonArrivals(1.0, duration_s=3.0),))],
+        backend=tb.Emulator(),
+        prompts=tb.SyntheticPrompts(),
+        slo=tb.SLO(ttft_s=0.5),
+    )
+    latency: tb.Distribution | None = study.measurements[0].metrics.latency_s
+    return None if latency is None else latency.p50
+
+
+def blocking_twin() -> tb.RequestLog:
+    """The twin has the verb's arguments and result."""
+    endpoint = tb.HttpEndpoint("http://127.0.0.1", tb.OpenAIChatProtocol())
+    return tb.run_load_blocking(endpoint, tb.ClosedLoop(1, requests=1), tb.FixedPrompt(prompt="x"), seed=1)
+
+
+def backends() -> list[tb.Backend]:
+    """Every backend is a Backend."""
+    return [tb.Emulator(), tb.HttpBackend("http://127.0.0.1"), tb.ProcessBackend(["server", "{port}"])]
