@@ -113,8 +113,8 @@ class HttpClient:
         except TimeoutError:
             head = arrivals.head
             failure = watch.failure and attrs.evolve(watch.failure, status=None if head is None else head.status)
-        while answer.decode(_SLICE_READS):
-            await asyncio.sleep(0)  # noqa: ASYNC110 - a turn for whatever else is due
+        while answer.decode(_SLICE_READS):  # noqa: ASYNC110 - not a wait: a turn for whatever else is due
+            await asyncio.sleep(0)
         ended_s = arrivals.ended_s if failure is None and arrivals.ended_s is not None else loop.time()
         return answer.exchange(request, failure, started_s=started_s, ended_s=ended_s)
 

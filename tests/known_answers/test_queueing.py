@@ -14,7 +14,7 @@ SERVICE_S = 0.1
 
 @pytest.mark.parametrize("utilisation", [0.3, 0.5, 0.8])
 def test_mean_latency_of_an_m_d_1_queue(utilisation):
-    """Poisson arrivals at one deterministic server: mean latency is s + u·s / (2·(1 - u)) at utilisation u (Pollaczek and Khinchine), within 2 %."""
+    """At utilisation u it is s + u·s / (2·(1 - u)) (Pollaczek and Khinchine), within 2 %."""
     load = tb.PoissonArrivals(utilisation / SERVICE_S, requests=80_000)
     log = tb.virtual_time.run(tb.run_load(FakeServer(SERVICE_S, slots=1), load, PROMPT, seed=1))
     metrics = tb.Metrics.of(log)

@@ -54,7 +54,7 @@ class Fault:
     kind: FaultKind = attrs.field(converter=FaultKind)
     every: int | None = attrs.field(default=None, validator=validators.optional(count))
     probability: float = attrs.field(default=1.0, validator=_share)
-    after_tokens: int = attrs.field(default=3, validator=not_negative)
+    after_tokens: int = attrs.field(default=3, validator=validators.ge(0))
     seconds: float = attrs.field(default=2.0, validator=above_zero)
     tokens: int = attrs.field(default=4, validator=count)
 

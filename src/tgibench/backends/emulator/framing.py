@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 from aiohttp import web
 
+from tgibench.backends.emulator.bodies import RequestRefusedError
 from tgibench.backends.emulator.faults import Fault, FaultKind
-from tgibench.backends.emulator.parameters import RequestRefusedError
 from tgibench.backends.emulator.wire import KEEP_ALIVE
 
 if TYPE_CHECKING:

@@ -89,9 +89,8 @@ class EmulatedClient:
         except EngineOverloadedError as error:
             return await self._refused(started_s, Failure(FailureKind.OVERLOADED, str(error), 429))
         try:
-            timed_out = await _finished(engine, ticket, timeouts, started_s)
-            if timed_out is None:
-                await asyncio.sleep(one_way_s)
+            timed_out = await _finished(engine, ticket, timeouts, started_s - one_way_s)
+            await asyncio.sleep(one_way_s)
         finally:
             engine.drop(ticket)
         return self._exchange(request, engine, ticket, started_s=started_s, failure=timed_out)
@@ -163,7 +162,10 @@ def refusal(input_tokens: int, request: GenerationRequest, settings: EngineSetti
 
 
 async def _finished(engine: Engine, ticket: Ticket, timeouts: Timeouts, started_s: float) -> Failure | None:
-    """Wait for a ticket's last token within the limits; the failure when one is exceeded."""
+    """Wait for a ticket's last token within the limits; the failure when one is exceeded.
+
+    The client sees everything the same time later than the engine, so its limits hold here as if it had started that much earlier.
+    """
     loop = asyncio.get_running_loop()
     while True:
         times_s = engine.token_times_s(ticket) if ticket.made else None
@@ -176,6 +178,8 @@ async def _finished(engine: Engine, ticket: Ticket, timeouts: Timeouts, started_
         due_s, kind, limit_s = min(limits)
         if due_s <= loop.time():
             return Failure(kind, f"no answer within {limit_s:g} s")
+        # before the first token, look often enough not to miss the limit on the second
+        due_s = due_s if ticket.made else min(due_s, loop.time() + timeouts.between_tokens_s)
         try:
             async with asyncio.timeout_at(due_s):
                 await ticket.done.wait()

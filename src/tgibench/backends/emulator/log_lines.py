@@ -22,7 +22,7 @@ _DEFAULTS: dict[str, Any] = {
     "top_p": None,
     "typical_p": None,
     "do_sample": False,
-    "max_new_tokens": 20,
+    "max_new_tokens": None,
     "return_full_text": None,
     "stop": [],
     "truncate": None,
@@ -81,7 +81,7 @@ def success_line(
     target, line = "text_generation_router::server", 289 if span == "generate" else 462
     if log_format is LogFormat.JSON:
         spanned = {**fields, "name": span}
-        event = {"timestamp": stamp, "level": "INFO", "message": "Success", "target": target}
+        event: dict[str, Any] = {"timestamp": stamp, "level": "INFO", "message": "Success", "target": target}
         event |= {"filename": "router/src/server.rs", "line_number": line}
         return json.dumps({**event, "span": spanned, "spans": [spanned]}, ensure_ascii=False)
     ansi = log_format is LogFormat.ANSI
@@ -97,7 +97,7 @@ def success_line(
 def _fields(
     version: TgiVersion, times: RequestTimes, *, span: str, parameters: Mapping[str, Any], seed: int | None
 ) -> dict[str, str]:
-    shown = _rust_parameters(parameters)
+    shown = _rust_parameters(version, parameters)
     openai = span.endswith("completions")
     fields = {} if openai and not version.since(3, 2) else {"parameters": shown}
     fields |= {
@@ -111,17 +111,20 @@ def _fields(
     return fields
 
 
-def _rust_parameters(parameters: Mapping[str, Any]) -> str:
+def _rust_parameters(version: TgiVersion, parameters: Mapping[str, Any]) -> str:
     given = {name: value for name, value in parameters.items() if name in _DEFAULTS}
-    parts = [f"{name}: {_rust(name, value)}" for name, value in {**_DEFAULTS, **given}.items()]
+    if given.get("max_new_tokens") is None:
+        given["max_new_tokens"] = version.default_max_new_tokens
+    plain = _NEVER_SOME if version.since(1, 2) else _NEVER_SOME | {"max_new_tokens"}
+    parts = [f"{name}: {_rust(value, plain=name in plain)}" for name, value in {**_DEFAULTS, **given}.items()]
     return f"GenerateParameters {{ {', '.join(parts)} }}"
 
 
-def _rust(name: str, value: Any) -> str:
+def _rust(value: Any, *, plain: bool) -> str:
     if value is None:
         return "None"
     shown = json.dumps(value, ensure_ascii=False)
-    return shown if name in _NEVER_SOME or name == "max_new_tokens" else f"Some({shown})"
+    return shown if plain else f"Some({shown})"
 
 
 def _request_span(*, ansi: bool) -> str:

@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from tgibench.backends.emulator.wire import compact_json, count_tokens
-from tgibench.errors import TgibenchError
+from tgibench.backends.emulator.answers import count_tokens
+from tgibench.backends.emulator.bodies import RequestRefusedError, check_types, require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tgibench.backends.emulator.scheduler import EngineSettings
     from tgibench.backends.emulator.wire import TgiVersion
 
-__all__ = [
-    "MAX_STOP_SEQUENCES",
-    "MAX_TOP_N_TOKENS",
-    "Generation",
-    "RequestRefusedError",
-    "checked",
-    "native",
-    "parse_body",
-]
+__all__ = ["MAX_STOP_SEQUENCES", "MAX_TOP_N_TOKENS", "Generation", "checked", "native"]
 
 MAX_STOP_SEQUENCES = 4
 MAX_TOP_N_TOKENS = 5
-_U32, _U64 = 2**32 - 1, 2**64 - 1
-
-
-class RequestRefusedError(TgibenchError):
-    """A request gets an error for an answer: its status, and TGI's body or the web framework's plain text."""
-
-    def __init__(self, message: str, *, error_type: str | None = "validation", status: int = 422) -> None:
-        super().__init__(message)
-        self.message = message
-        self.error_type = error_type
-        self.status = status
-
-    @classmethod
-    def overloaded(cls) -> RequestRefusedError:
-        """No permit of `max_concurrent_requests` was left."""
-        return cls("Model is overloaded", error_type="overloaded", status=429)
-
-    @classmethod
-    def failed(cls) -> RequestRefusedError:
-        """The model failed while it generated."""
-        return cls(
-            "Request failed during generation: Server error: CUDA error: an illegal memory access was encountered",
-            error_type="generation",
-            status=424,
-        )
-
-    @property
-    def body(self) -> bytes:
-        """As sent."""
-        if self.error_type is None:
-            return self.message.encode()
-        return compact_json({"error": self.message, "error_type": self.error_type})
-
-    @property
-    def content_type(self) -> str:
-        """Of the body."""
-        return "text/plain; charset=utf-8" if self.error_type is None else "application/json"
 
 
 @attrs.frozen(kw_only=True)
@@ -98,70 +52,6 @@ class Generation:
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-def parse_body(raw: bytes, content_type: str) -> dict[str, Any]:
-    """The JSON object of a request.
-
-    Raises:
-        RequestRefusedError: The header, the JSON or its kind is wrong.
-    """
-    if content_type != "application/json" and not content_type.endswith("+json"):
-        raise RequestRefusedError("Expected request with `Content-Type: application/json`", error_type=None, status=415)
-    try:
-        body = json.loads(raw)
-    except ValueError as error:
-        position = f"line {getattr(error, 'lineno', 1)} column {getattr(error, 'colno', 1)}"
-        raise RequestRefusedError(
-            f"Failed to parse the request body as JSON: expected value at {position}", error_type=None, status=400
-        ) from error
-    if not isinstance(body, dict):
-        raise undeserialisable(f"invalid type: {_kind(body)}, expected a map", raw)
-    return body
-
-
-def undeserialisable(reason: str, raw: bytes | None) -> RequestRefusedError:
-    """The web framework's refusal of a body; `raw` where it tells the position."""
-    if raw is None:
-        return RequestRefusedError(
-            f"Failed to deserialize the JSON body into the target type: {reason}", error_type=None
-        )
-    lines = raw.decode(errors="replace").rstrip().split("\n")
-    return RequestRefusedError(
-        f"Failed to deserialize the JSON body into the target type: {reason} at line {len(lines)} column {len(lines[-1])}",
-        error_type=None,
-    )
-
-
-def _kind(value: object) -> str:
-    """A JSON value as serde names it in an error."""
-    if isinstance(value, str):
-        return f"string {json.dumps(value, ensure_ascii=False)}"
-    if isinstance(value, bool):
-        return f"boolean `{str(value).lower()}`"
-    if isinstance(value, int):
-        return f"integer `{value}`"
-    if isinstance(value, float):
-        return f"floating point `{value}`"
-    return {list: "sequence", dict: "map"}.get(type(value), "null")
-
-
-def _fits(value: object, expected: str) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    match expected:
-        case "a string":
-            return isinstance(value, str)
-        case "a boolean":
-            return isinstance(value, bool)
-        case "f32":
-            return whole or isinstance(value, float)
-        case "a sequence":
-            return isinstance(value, list) and all(isinstance(item, str) for item in value)
-        case "a map":
-            return isinstance(value, dict)
-        case _:
-            limit = {"u32": _U32, "u64": _U64, "i32": 2**31 - 1, "usize": _U64}[expected]
-            return isinstance(value, int) and whole and (expected == "i32" or value >= 0) and value <= limit
-
-
 _NATIVE_TYPES = {
     "best_of": "usize",
     "temperature": "f32",
@@ -182,29 +72,6 @@ _NATIVE_TYPES = {
     "top_n_tokens": "u32",
 }
 _NEVER_NULL = {"do_sample", "stop", "watermark", "details"}
-
-
-def check_types(values: Mapping[str, Any], types: Mapping[str, str], raw: bytes, *, never_null: set[str]) -> None:
-    """Refuse a value of the wrong type with the web framework's text; unknown fields pass, as they do in TGI.
-
-    Raises:
-        RequestRefusedError: Status 422, plain text.
-    """
-    for name, expected in types.items():
-        if name not in values or (values[name] is None and name not in never_null):
-            continue
-        if not _fits(values[name], expected):
-            raise undeserialisable(f"{name}: invalid type: {_kind(values[name])}, expected {expected}", raw)
-
-
-def require(values: Mapping[str, Any], name: str, raw: bytes) -> None:
-    """Refuse a body without a field that has no default.
-
-    Raises:
-        RequestRefusedError: Status 422, plain text.
-    """
-    if name not in values:
-        raise undeserialisable(f"missing field `{name}`", raw)
 
 
 def native(
@@ -303,34 +170,43 @@ def _invalid(text: str) -> RequestRefusedError:
 def _check_ranges(
     parameters: Mapping[str, Any], *, version: TgiVersion, settings: EngineSettings, stream: bool
 ) -> None:
-    best_of = parameters.get("best_of")
-    if best_of is not None and best_of != 1:
-        raise _invalid("`best_of` != 1 is not allowed for this endpoint")
-    for name in ("temperature", "repetition_penalty"):
+    """The first rule that is broken, in the order in which TGI looks at them."""
+    longest = settings.max_input_tokens
+    rules: list[tuple[str, Callable[[Any], bool], str]] = [
+        ("best_of", lambda value: value == 1, "`best_of` != 1 is not allowed for this endpoint"),
+        ("temperature", lambda value: value > 0, "`temperature` must be strictly positive"),
+        ("repetition_penalty", lambda value: value > 0, "`repetition_penalty` must be strictly positive"),
+        (
+            "frequency_penalty",
+            lambda value: not version.since(1, 4, 1) or -2 <= value <= 2,
+            "`frequency_penalty` must be >= -2.0 and <= 2.0",
+        ),
+        ("top_p", lambda value: 0 < value < 1, "`top_p` must be > 0.0 and < 1.0"),
+        ("typical_p", lambda value: 0 < value < 1, "`typical_p` must be > 0.0 and < 1.0"),
+        ("top_k", lambda value: value > 0, "`top_k` must be strictly positive"),
+        ("max_new_tokens", lambda value: value > 0, "`max_new_tokens` must be strictly positive"),
+        (
+            "stop",
+            lambda value: len(value) <= MAX_STOP_SEQUENCES,
+            f"`stop` supports up to {MAX_STOP_SEQUENCES} stop sequences. Given: {len(parameters.get('stop') or ())}",
+        ),
+        (
+            "decoder_input_details",
+            lambda value: not (value and stream),
+            "`decoder_input_details` == true is not supported when streaming tokens",
+        ),
+        (
+            "top_n_tokens",
+            lambda value: value <= MAX_TOP_N_TOKENS,
+            f"`top_n_tokens` must be >= 0 and <= {MAX_TOP_N_TOKENS}. Given: {parameters.get('top_n_tokens')}",
+        ),
+        (
+            "truncate",
+            lambda value: 0 < value <= longest,
+            f"`truncate` must be strictly positive and less than {longest}. Given: {parameters.get('truncate')}",
+        ),
+    ]
+    for name, allows, text in rules:
         value = parameters.get(name)
-        if value is not None and value <= 0:
-            raise _invalid(f"`{name}` must be strictly positive")
-    penalty = parameters.get("frequency_penalty")
-    if version.since(1, 4, 1) and penalty is not None and not -2 <= penalty <= 2:
-        raise _invalid("`frequency_penalty` must be >= -2.0 and <= 2.0")
-    for name in ("top_p", "typical_p"):
-        value = parameters.get(name)
-        if value is not None and not 0 < value < 1:
-            raise _invalid(f"`{name}` must be > 0.0 and < 1.0")
-    if parameters.get("top_k") is not None and parameters["top_k"] <= 0:
-        raise _invalid("`top_k` must be strictly positive")
-    if parameters.get("max_new_tokens") == 0:
-        raise _invalid("`max_new_tokens` must be strictly positive")
-    stops = parameters.get("stop") or ()
-    if len(stops) > MAX_STOP_SEQUENCES:
-        raise _invalid(f"`stop` supports up to {MAX_STOP_SEQUENCES} stop sequences. Given: {len(stops)}")
-    if stream and parameters.get("decoder_input_details"):
-        raise _invalid("`decoder_input_details` == true is not supported when streaming tokens")
-    top = parameters.get("top_n_tokens") or 0
-    if top > MAX_TOP_N_TOKENS:
-        raise _invalid(f"`top_n_tokens` must be >= 0 and <= {MAX_TOP_N_TOKENS}. Given: {top}")
-    truncate = parameters.get("truncate")
-    if truncate is not None and not 0 < truncate <= settings.max_input_tokens:
-        raise _invalid(
-            f"`truncate` must be strictly positive and less than {settings.max_input_tokens}. Given: {truncate}"
-        )
+        if value is not None and not allows(value):
+            raise _invalid(text)

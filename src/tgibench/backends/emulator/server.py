@@ -11,7 +11,7 @@ import attrs
 from aiohttp import web
 
 from tgibench.backends.emulator import settings_for
-from tgibench.backends.emulator.parameters import RequestRefusedError
+from tgibench.backends.emulator.bodies import RequestRefusedError
 from tgibench.backends.emulator.server_native import NativeRoutes
 from tgibench.backends.emulator.server_openai import OpenAIRoutes
 from tgibench.backends.emulator.serving import EmulatedServer, ServerOptions
@@ -21,6 +21,8 @@ from tgibench.errors import DeployError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from aiohttp.typedefs import Middleware
 
     from tgibench.backends.emulator.scheduler import EngineSettings
     from tgibench.backends.emulator.step_time import StepTimes
@@ -137,7 +139,7 @@ def _application(server: EmulatedServer) -> web.Application:
     return application
 
 
-def _answering(server: EmulatedServer) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _answering(server: EmulatedServer) -> Middleware:
     """Turn refusals into TGI's error answers, and drop connections of a server that is not ready."""
 
     @web.middleware

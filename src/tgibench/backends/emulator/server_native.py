@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from aiohttp import web
 
+from tgibench.backends.emulator.answers import prompt_pieces
+from tgibench.backends.emulator.bodies import RequestRefusedError, parse_body
 from tgibench.backends.emulator.faults import Fault, FaultKind
 from tgibench.backends.emulator.framing import EventWriter, pump
-from tgibench.backends.emulator.parameters import RequestRefusedError, native, parse_body
+from tgibench.backends.emulator.parameters import native
 from tgibench.backends.emulator.wire import (
     compact_json,
     frame,
     generate_event,
     generate_response,
-    prompt_pieces,
     stream_headers,
     timing_headers,
 )

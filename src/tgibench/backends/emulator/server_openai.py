@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tgibench.backends.emulator.bodies import RequestRefusedError, check_types, require, undeserialisable
 from tgibench.backends.emulator.faults import Fault, FaultKind
 from tgibench.backends.emulator.framing import EventWriter, pump
-from tgibench.backends.emulator.parameters import RequestRefusedError, check_types, checked, require, undeserialisable
+from tgibench.backends.emulator.parameters import checked
 from tgibench.backends.emulator.server_native import NativeRoutes, broken_off, json_answer, read_body
 from tgibench.backends.emulator.wire import RequestTimes, frame, stream_headers, timing_headers
 from tgibench.backends.emulator.wire_openai import OpenAIWire, usage_of

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from tgibench.backends.emulator.answers import Answer
+from tgibench.backends.emulator.bodies import RequestRefusedError
 from tgibench.backends.emulator.engine import Engine, EngineOverloadedError
 from tgibench.backends.emulator.faults import Fault, FaultKind, Faults
 from tgibench.backends.emulator.lengths import EarlyStops
 from tgibench.backends.emulator.log_lines import LogFormat, success_line
-from tgibench.backends.emulator.parameters import RequestRefusedError
 from tgibench.backends.emulator.scheduler import Job
 from tgibench.backends.emulator.server_metrics import ServerMetrics
-from tgibench.backends.emulator.wire import Answer, RequestTimes
+from tgibench.backends.emulator.wire import RequestTimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -50,8 +51,8 @@ class ServerOptions:
         api_key: Wanted as a bearer token by every POST route; None for an open server.
     """
 
-    faults: Faults = Faults()
-    lengths: OutputLengths = EarlyStops(0.0)
+    faults: Faults = attrs.field(factory=Faults)
+    lengths: OutputLengths = attrs.field(factory=lambda: EarlyStops(0.0))
     seed: int = 0
     log: Callable[[str], None] | None = None
     log_format: LogFormat = LogFormat.PLAIN

@@ -5,7 +5,6 @@ The facts are those of TGI's router source at the tags 1.0.3 to 3.3.7.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import zlib
@@ -13,63 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tgibench.backends.emulator.answers import prompt_pieces
 from tgibench.errors import DeployError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tgibench.backends.emulator.answers import Answer
+
 __all__ = [
-    "Answer",
     "RequestTimes",
     "TgiVersion",
-    "Token",
     "compact_json",
-    "count_tokens",
     "frame",
     "generate_event",
     "generate_response",
-    "prompt_pieces",
     "stream_headers",
     "timing_headers",
 ]
 
 KEEP_ALIVE = b":\n\n"
-_EOS_ID = 2
-_FIRST_WORD_ID = 1000
-_WORDS = [
-    "river",
-    "stone",
-    "garden",
-    "morning",
-    "letter",
-    "window",
-    "silver",
-    "music",
-    "answer",
-    "forest",
-    "travel",
-    "quiet",
-    "bridge",
-    "summer",
-    "paper",
-    "engine",
-    "ocean",
-    "story",
-    "candle",
-    "market",
-    "winter",
-    "signal",
-    "meadow",
-    "circle",
-    "planet",
-    "harbor",
-    "number",
-    "village",
-    "mirror",
-    "shadow",
-    "season",
-    "thread",
-]
 
 
 @attrs.frozen
@@ -137,80 +99,6 @@ class TgiVersion:
         return self.since(2, 4, 1)
 
 
-@attrs.frozen
-class Token:
-    """One token as the wire shows it."""
-
-    id: int
-    text: str
-    logprob: float | None
-    special: bool = False
-
-    @property
-    def visible(self) -> str:
-        """What it adds to the generated text."""
-        return "" if self.special else self.text
-
-    def shown(self) -> dict[str, Any]:
-        """As it stands in an event or in details."""
-        return {"id": self.id, "text": self.text, "logprob": self.logprob, "special": self.special}
-
-
-@attrs.frozen(kw_only=True)
-class Answer:
-    """The deterministic text that answers a prompt: one word a token, and the end-of-sequence token where it ends by itself.
-
-    Args:
-        offset: Where in the cycle of words it begins.
-        tokens: How many tokens, the end-of-sequence token among them.
-        finish_reason: ``"length"``, ``"eos_token"`` or ``"stop_sequence"``.
-    """
-
-    offset: int
-    tokens: int
-    finish_reason: str
-
-    @classmethod
-    def to(cls, prompt: str, *, natural_tokens: int, max_new_tokens: int, stop: tuple[str, ...] = ()) -> Answer:
-        """The answer that would have `natural_tokens`, cut at `max_new_tokens` or at the first stop sequence."""
-        ends_by_itself = natural_tokens < max_new_tokens
-        whole = cls(
-            offset=zlib.crc32(prompt.encode()) % len(_WORDS),
-            tokens=min(natural_tokens, max_new_tokens),
-            finish_reason="eos_token" if ends_by_itself else "length",
-        )
-        if not stop:
-            return whole
-        text = ""
-        for index in range(whole.tokens):
-            text += whole.token(index).visible
-            if any(text.endswith(end) or end in text[-len(end) - 16 :] for end in stop):
-                return attrs.evolve(whole, tokens=index + 1, finish_reason="stop_sequence")
-        return whole
-
-    def token(self, index: int) -> Token:
-        """The token at `index`, from 0."""
-        if self.finish_reason == "eos_token" and index == self.tokens - 1:
-            return Token(_EOS_ID, "</s>", -0.05, special=True)
-        word = (self.offset + index) % len(_WORDS)
-        return Token(_FIRST_WORD_ID + word, ("" if index == 0 else " ") + _WORDS[word], -0.25 - word / 64)
-
-    def top_tokens(self, index: int, count: int) -> list[dict[str, Any]]:
-        """The `count` likeliest tokens at a position, the chosen one first."""
-        chosen = self.token(index)
-        others = [
-            Token(_FIRST_WORD_ID + word, " " + _WORDS[word], round(chosen.logprob - 1.0 - rank, 6))
-            for rank, word in enumerate((chosen.id + step) % len(_WORDS) for step in range(1, count))
-            if chosen.logprob is not None
-        ]
-        return [token.shown() for token in [chosen, *others]]
-
-    @functools.cached_property
-    def text(self) -> str:
-        """The whole text, special tokens left out."""
-        return "".join(self.token(index).visible for index in range(self.tokens))
-
-
 @attrs.frozen(kw_only=True)
 class RequestTimes:
     """How long a finished request took in each part, in seconds, as TGI defines them."""
@@ -225,16 +113,6 @@ class RequestTimes:
     def time_per_token_s(self) -> float:
         """Inference (prefill and stalls included) by generated tokens."""
         return self.inference_s / self.generated_tokens
-
-
-def prompt_pieces(prompt: str) -> list[tuple[int, str]]:
-    """Where each token of a prompt begins, and its text: words and punctuation marks, blanks with what follows them."""
-    return [(match.start(), match.group()) for match in re.finditer(r"\s*(?:\w+|[^\w\s])|\s+$", prompt)]
-
-
-def count_tokens(prompt: str) -> int:
-    """The prompt's length in emulated tokens."""
-    return len(prompt_pieces(prompt))
 
 
 def compact_json(value: Mapping[str, Any] | list[Any]) -> bytes:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 if TYPE_CHECKING:
-    from tgibench.backends.emulator.wire import Answer, TgiVersion
+    from tgibench.backends.emulator.answers import Answer
+    from tgibench.backends.emulator.wire import TgiVersion
 
 __all__ = ["OpenAIWire", "usage_of"]
 
