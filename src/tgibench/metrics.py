@@ -150,7 +150,7 @@ class Metrics:
         def over(values: NDArray[np.float64], among: NDArray[np.bool_] = rows) -> Distribution | None:
             return _known(values[among])
 
-        icl_s = distribution(_gaps_s(log, rows))
+        icl_s = distribution(_gaps_s(log, rows), overwrite=True)
         return cls(
             counts=log.counts,
             failures=log.failures,
