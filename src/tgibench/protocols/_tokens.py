@@ -41,9 +41,9 @@ class SettledTokens:
 def settle_tokens(counts: Sequence[int], completion: Completion, *, known: bool) -> SettledTokens:
     """Settle an answer's tokens.
 
-    The server's total wins. Where the chunks' own counts do not sum to it, it is spread over the chunks so that chunk k ends at
-    round(total · k / chunks). A chunk without text is kept only when the server counted more tokens than there are chunks with text: it then
-    carried the end-of-sequence token.
+    The server's total wins. Where the chunks' own counts do not sum to it, it is spread over the chunks so that chunk k
+    ends at round(total · k / chunks). A chunk without text is kept only when the server counted more tokens than there are
+    chunks with text: it then carried the end-of-sequence token.
 
     Args:
         counts: As `StreamDecoder.feed` gave them.

@@ -1,0 +1,156 @@
+"""The command, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+TGIBENCH = [sys.executable, "-m", "tgibench"]
+
+
+def run(*arguments, **options):
+    """Run the command to its end."""
+    return subprocess.run([*TGIBENCH, *arguments], capture_output=True, text=True, timeout=100, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The emulator as a process of its own; its URL."""
+    process = subprocess.Popen([*TGIBENCH, "emulate", "--port", "0"], stdout=subprocess.PIPE, text=True)
+    url = re.search(r"http://\S+", process.stdout.readline())[0]
+    yield url
+    process.send_signal(signal.SIGTERM)
+    process.stdout.read()
+    process.stdout.close()
+    assert process.wait(20) == 0
+
+
+def test_json_is_the_only_thing_on_standard_output(server):
+    """A list of cells with counts, failures, warnings and metrics under their names."""
+    done = run(
+        "run", "--url", server, "--concurrency", "1,4", "--requests", "12", "--max-new-tokens", "8", "--json"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)
+    assert [cell["load"] for cell in cells] == ["1 user", "4 users"]
+    for cell in cells:
+        assert cell["source"] == "EMULATED"
+        assert cell["counts"] == {"issued": 12, "succeeded": 12, "failed": 0, "unsent": 0}
+        assert cell["failures"] == {}
+        assert isinstance(cell["warnings"], list)
+        ttft = cell["metrics"]["ttft_s"]
+        assert set(ttft) == {"count", "mean", "min", "max", "p50", "p90", "p95", "p99", "intervals"}
+        assert 0 < ttft["min"] <= ttft["p50"] <= ttft["max"]
+        assert cell["metrics"]["output_tokens"]["mean"] == 8
+        assert cell["metrics"]["output_throughput_tps"] > 0
+
+
+@pytest.mark.parametrize("protocol", ["tgi", "tgi-compat", "openai-chat", "openai-completions"])
+def test_every_protocol_counts_the_same_tokens(server, protocol):
+    """Ten requests of eight tokens."""
+    done = run(
+        "run", "--url", server, "--protocol", protocol, "--rate", "50", "--arrivals", "constant", "--requests", "10",
+        "--max-new-tokens", "8", "--json",
+    )  # fmt: skip
+    (cell,) = json.loads(done.stdout)
+    assert cell["counts"]["succeeded"] == 10, cell
+    assert cell["metrics"]["output_tokens"]["mean"] == 8
+
+
+def test_results_are_stored_shown_and_not_measured_again(server, tmp_path):
+    """The second run returns the stored cell; `show` prints it."""
+    arguments = ["run", "--url", server, "--concurrency", "2", "--requests", "4", "--store", str(tmp_path), "--json"]
+    first, second = run(*arguments), run(*arguments)
+    assert json.loads(first.stdout) == json.loads(second.stdout)
+    shown = run("show", str(tmp_path))
+    assert "EMULATED" in shown.stdout
+    assert json.loads(run("show", str(tmp_path), "--json").stdout) == json.loads(first.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rate", "-1", "--duration", "5"], "rate_rps must be a number above 0, got -1.0"),
+        (["--concurrency", "0", "--duration", "5"], "concurrency must be a whole number of at least 1, got 0"),
+        (["--concurrency", "x", "--duration", "5"], "--concurrency must be numbers with commas"),
+        (["--concurrency", "1"], "give either --duration"),
+        (["--duration", "5"], "give either --concurrency or --rate"),
+        (["--concurrency", "1", "--rate", "1", "--duration", "5"], "give either --concurrency or --rate"),
+        (["--concurrency", "1", "--duration", "5", "--protocol", "grpc"], "unknown protocol 'grpc'; known are"),
+        (["--concurrency", "1", "--duration", "5", "--prompts", "absent.json"], "cannot read the prompt file"),
+        (["--concurrency", "1", "--duration", "5", "--api-key-env", "NOT_SET_ANYWHERE"], "which is not set"),
+        (["--concurrency", "1", "--duration", "5", "--url", "nowhere"], "url must be http"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, words):
+    """No traceback, nothing on standard output."""
+    done = run("run", *(["--url", "http://127.0.0.1:9"] if "--url" not in arguments else []), *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unreachable_server_is_one_sentence_and_exit_code_2():
+    """It names the URL."""
+    url = "http://127.0.0.1:9"
+    done = run("run", "--url", url, "--concurrency", "1", "--requests", "1", "--ready-timeout", "1")
+    assert done.returncode == 2
+    assert f"{url} was not ready within 1 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_one_sentence_and_exit_code_2():
+    """It names the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("emulate", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "is in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_prints_what_was_measured(server):
+    """The first load is finished, the second interrupted: its row is there, exit code 130."""
+    process = subprocess.Popen(
+        [
+            *TGIBENCH,
+            "run",
+            "--url",
+            server,
+            "--concurrency",
+            "2,3",
+            "--duration",
+            "3",
+            "--max-new-tokens",
+            "4",
+            "--json",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(5.5)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert [cell["load"] for cell in json.loads(stdout)] == ["2 users"]
+
+
+def test_the_api_key_appears_nowhere(server, tmp_path):
+    """Neither in output nor in the store."""
+    environment = {**os.environ, "MY_KEY": "sk-verysecret"}
+    done = run(
+        "run", "--url", server, "--concurrency", "1", "--requests", "2", "--api-key-env", "MY_KEY",
+        "--store", str(tmp_path), env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = "".join(file.read_text() for file in tmp_path.iterdir())
+    assert "verysecret" not in done.stdout + done.stderr + written

@@ -1,0 +1,128 @@
+"""Servers that are started, watched and stopped, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import pytest
+
+import tgibench as tb
+
+DEPLOYMENT = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.12xlarge", tensor_parallel=4, server_version="1.0.3")
+EMULATOR = (sys.executable, "-m", "tgibench", "emulate", "--port", "{port}", "--model-id", "{model_id}")
+
+
+def alive(group):
+    """Whether a process of the group lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def python(code):
+    """A command that runs code with the port as its argument."""
+    return (sys.executable, "-c", code, "{port}")
+
+
+async def test_a_server_is_started_measured_and_stopped():
+    """The emulator in a process of its own: its cells are EMULATED, its port is closed afterwards."""
+    backend = tb.ProcessBackend(EMULATOR, stop_timeout_s=10)
+    study = await tb.sweep(
+        [DEPLOYMENT], [tb.ClosedLoop(2, requests=6)], backend=backend, prompts=tb.SyntheticPrompts(max_new_tokens=4)
+    )
+    (cell,) = study
+    assert cell.metrics.counts["succeeded"] == 6
+    assert cell.source is tb.Source.EMULATED
+    assert cell.provenance.facts["model_id"] == DEPLOYMENT.model_id
+    assert cell.provenance.ready_after_s > 0
+
+
+async def test_an_early_death_is_told_with_exit_code_and_last_lines():
+    """What the server printed last becomes the error."""
+    backend = tb.ProcessBackend(python("import sys; print('CUDA out of memory'); sys.exit(3)"))
+    with pytest.raises(tb.DeployError, match=r"(?s)exit code 3 before it was ready.*CUDA out of memory"):
+        async with backend.deploy(DEPLOYMENT):
+            pass
+
+
+async def test_a_server_that_is_never_ready_is_stopped_and_told():
+    """With its last lines."""
+    backend = tb.ProcessBackend(
+        python("import time; print('loading', flush=True); time.sleep(60)"), ready_timeout_s=1, stop_timeout_s=5
+    )
+    with pytest.raises(tb.DeployError, match=r"(?s)not ready within 1 s.*loading"):
+        async with backend.deploy(DEPLOYMENT):
+            pass
+
+
+STUBBORN = """
+import http.server, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("how", ["leaves", "raises", "is cancelled"])
+async def test_a_stubborn_server_and_its_child_are_killed_however_the_user_goes(how):
+    """Nothing of its process group is left: on a normal end, an error and a cancellation."""
+    groups = []
+    backend = tb.ProcessBackend(python(STUBBORN), stop_timeout_s=0.3)
+
+    async def use():
+        before = set(children())
+        async with backend.deploy(DEPLOYMENT):
+            groups.extend(set(children()) - before)
+            if how == "raises":
+                raise ZeroDivisionError
+            if how == "is cancelled":
+                await asyncio.sleep(60)
+
+    task = asyncio.get_running_loop().create_task(use())
+    while not groups and not task.done():  # noqa: ASYNC110 - the other side is a process
+        await asyncio.sleep(0.05)
+    if how == "is cancelled":
+        task.cancel()
+    await asyncio.wait({task})
+    assert len(groups) == 1
+    assert not alive(groups[0])
+    if how == "raises":
+        assert isinstance(task.exception(), ZeroDivisionError)
+    assert task.cancelled() == (how == "is cancelled")
+
+
+def children():
+    """Process ids of this process's living children."""
+    pid = os.getpid()
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:  # noqa: PTH123 - a kernel file
+        return [int(word) for word in file.read().split()]
+
+
+async def test_a_program_that_is_not_there_is_told():
+    """One sentence."""
+    with pytest.raises(tb.DeployError, match="cannot start no-such-program"):
+        async with tb.ProcessBackend(("no-such-program", "{port}")).deploy(DEPLOYMENT):
+            pass
+
+
+def test_a_command_without_a_port_is_refused():
+    """It could not be reached."""
+    with pytest.raises(tb.InvalidValueError, match=r"command must be a program with a \{port\}"):
+        tb.ProcessBackend(("vllm", "serve"))
+
+
+def test_what_the_environment_holds_is_not_shown():
+    """Names only."""
+    backend = tb.ProcessBackend(("x", "{port}"), environment={"HF_TOKEN": "hf_verysecret"})
+    assert "verysecret" not in repr(backend)
