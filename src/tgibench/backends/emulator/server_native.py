@@ -172,8 +172,10 @@ class NativeRoutes:
                 )
                 async with server.running([generation], arrived_s) as runs:
                     writer = await EventWriter.open(request, headers, faults, server.options.keep_alive_s)
-                    if await pump(writer, runs, dialect):
-                        server.succeed(runs[0], span="generate_stream", compat=compat)
+                    if not await pump(writer, runs, dialect):
+                        server.break_off(faults)
+                        return writer.response
+                    server.succeed(runs[0], span="generate_stream", compat=compat)
         except RequestRefusedError as refusal:
             if refusal.error_type is None:
                 raise

@@ -160,9 +160,11 @@ class OpenAIRoutes:
                 generations = self._generations(body, chat=wire.chat, stream=True)
                 async with server.running(generations, arrived_s) as runs:
                     writer = await EventWriter.open(request, headers, faults, server.options.keep_alive_s)
-                    if await pump(writer, runs, dialect):
-                        for run in runs:
-                            server.succeed(run, span="chat_completions" if wire.chat else "completions")
+                    if not await pump(writer, runs, dialect):
+                        server.break_off(faults)
+                        return writer.response
+                    for run in runs:
+                        server.succeed(run, span="chat_completions" if wire.chat else "completions")
         except RequestRefusedError as refusal:
             if refusal.error_type != "validation" and refusal.status == 422:
                 raise
