@@ -14,7 +14,7 @@ import heapq
 import itertools
 from array import array
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -74,6 +74,7 @@ class Engine:
         self._context_tokens = self._reserved_tokens = self._listeners = self._permits_held = 0
         self._decodes_waited = 0
         self._working = False
+        self._step_ends_s = 0.0
 
     @property
     def queue_size(self) -> int:
@@ -121,7 +122,13 @@ class Engine:
     def _wake(self) -> None:
         if not self._working:
             self._working = True
+            self._step_ends_s = self._loop.time()
             self._loop.call_soon(self._next_step)
+
+    def _step(self, seconds: float, then: Callable[..., None], *arguments: Any) -> None:
+        """Take so long from the planned end of the step before: in real time a late call must not delay all that follow."""
+        self._step_ends_s += seconds
+        self._loop.call_at(self._step_ends_s, then, *arguments)
 
     def token_times_s(self, ticket: Ticket) -> NDArray[np.float64]:
         """When each token so far was made, on the loop's clock."""
@@ -149,7 +156,7 @@ class Engine:
         seconds = self._times.decode_s(len(self._running), self._context_tokens)
         self.counters.decodes += 1
         self.counters.decode_s += seconds
-        self._loop.call_at(self._loop.time() + seconds, self._decoded)
+        self._step(seconds, self._decoded)
 
     def _decoded(self) -> None:
         self._decodes_waited += 1
@@ -161,7 +168,7 @@ class Engine:
         self.counters.prefills += 1
         self.counters.prefill_s += seconds
         was_idle = not self._running
-        self._loop.call_at(self._loop.time() + seconds, self._prefilled, newcomers, was_idle)
+        self._step(seconds, self._prefilled, newcomers, was_idle)
 
     def _prefilled(self, newcomers: list[Ticket], was_idle: bool) -> None:  # noqa: FBT001 - a call_at argument
         self._decodes_waited = 1
@@ -186,7 +193,7 @@ class Engine:
         seconds = self._times.prefill_s(tokens + len(self._running), len(pieces) + len(self._running))
         self.counters.prefills += 1
         self.counters.prefill_s += seconds
-        self._loop.call_at(self._loop.time() + seconds, self._prefilled_beside)
+        self._step(seconds, self._prefilled_beside)
 
     def _prefilled_beside(self) -> None:
         if self._running:
