@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import attrs
@@ -39,10 +39,26 @@ def _http_url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     try:
         parts = urlsplit(value)
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        secret = parts.username is not None or parts.password is not None
     except ValueError:
-        valid = False
+        valid = secret = False
+    if secret:
+        raise InvalidValueError(f"{attribute.name} must hold no user or password: give a key with api_key or headers")
     if not valid:
         raise InvalidValueError(f"{attribute.name} must be http://host[:port] or https://…, got {value!r}")
+
+
+def _one_line(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
+    if value is not None and not (value.isprintable() and value.isascii()):
+        raise InvalidValueError(f"{attribute.name} must be printable ASCII on one line; the one given is not")
+
+
+def _header_lines(
+    endpoint: object, attribute: attrs.Attribute[tuple[tuple[str, str], ...]], value: tuple[tuple[str, str], ...]
+) -> None:
+    for pair in value:
+        for part in pair:
+            _one_line(endpoint, cast("attrs.Attribute[str | None]", attribute), part)
 
 
 @attrs.frozen
@@ -63,8 +79,8 @@ class HttpEndpoint:
 
     url: str = attrs.field(validator=_http_url)
     protocol: WireProtocol = attrs.field(factory=TgiProtocol)
-    api_key: str | None = attrs.field(default=None, repr=False, kw_only=True)
-    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False, kw_only=True)
+    api_key: str | None = attrs.field(default=None, validator=_one_line, repr=False, kw_only=True)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_header_lines, repr=False, kw_only=True)
     verify_tls: bool = attrs.field(default=True, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
 
@@ -210,8 +226,7 @@ class _Watch:
         self._answer, self._timeouts, self._limit, self._started_s = answer, timeouts, limit, started_s
         self._loop = asyncio.get_running_loop()
         self.failure: Failure | None = None
-        due_s, _ = self._due()
-        self._timer = self._loop.call_at(due_s, self._check)
+        self._timer: asyncio.Handle = self._loop.call_soon(self._check)
 
     def stop(self) -> None:
         """The request ended by itself."""
@@ -222,11 +237,8 @@ class _Watch:
         limits, answer = self._timeouts, self._answer
         total = (self._started_s + limits.total_s, FailureKind.TIMEOUT_TOTAL, limits.total_s)
         if answer.instants_s:
-            token = (
-                answer.instants_s[-1] + limits.between_tokens_s,
-                FailureKind.TIMEOUT_BETWEEN_TOKENS,
-                limits.between_tokens_s,
-            )
+            last_s, between_s = answer.instants_s[-1], limits.between_tokens_s
+            token = (last_s + between_s, FailureKind.TIMEOUT_BETWEEN_TOKENS, between_s)
         else:
             since_s = self._loop.time() if answer.sent_s is None else answer.sent_s
             token = (since_s + limits.first_token_s, FailureKind.TIMEOUT_FIRST_TOKEN, limits.first_token_s)
@@ -237,8 +249,10 @@ class _Watch:
         while self._answer.decode(_SLICE_READS):
             pass
         due_s, failure = self._due()
-        if due_s > self._loop.time():
-            self._timer = self._loop.call_at(due_s, self._check)
-        else:
+        now_s = self._loop.time()
+        if due_s <= now_s:
             self.failure = failure
-            self._limit.reschedule(self._loop.time())
+            self._limit.reschedule(now_s)
+        else:
+            # the first token may come at any time: look again before the gap after it could have grown too long
+            self._timer = self._loop.call_at(min(due_s, now_s + self._timeouts.between_tokens_s), self._check)

@@ -120,6 +120,17 @@ async def test_every_failure_has_its_one_kind_and_keeps_the_partial_tokens(name)
         assert int(exchange.chunk_tokens.sum()) == tokens
 
 
+@pytest.mark.parametrize(
+    "rest", [[], [chunk(EVENTS[1]), *map(chunk, EVENTS[2:]), END]], ids=["for ever", "then goes on"]
+)
+async def test_a_gap_longer_than_the_limit_ends_the_request_whenever_it_comes(rest):
+    """A stall early in an answer is found though the first token would have been allowed much longer."""
+    limits = tb.Timeouts(first_token_s=30.0, between_tokens_s=0.3, total_s=60.0)
+    (exchange,) = await ask([HEAD, 0.1, chunk(EVENTS[0]), 1.0, *rest], timeouts=limits)
+    assert exchange.failure.kind is tb.FailureKind.TIMEOUT_BETWEEN_TOKENS
+    assert exchange.ended_s - exchange.chunk_times_s[0] < 0.9
+
+
 async def test_nobody_listening_is_a_refused_connection():
     """A port without a server."""
     async with serving(lambda number: []) as url:
@@ -221,6 +232,20 @@ def test_what_is_no_url_is_refused(url):
     """The error names it."""
     with pytest.raises(tb.InvalidValueError, match="url must be http"):
         tb.HttpEndpoint(url)
+
+
+def test_a_url_with_a_password_is_refused_without_showing_it():
+    """It would end up in results."""
+    with pytest.raises(tb.InvalidValueError, match="must hold no user or password") as refused:
+        tb.HttpEndpoint("http://user:verysecret@host")
+    assert "verysecret" not in str(refused.value)
+
+
+def test_a_key_that_is_no_header_is_refused_without_showing_it():
+    """A line feed from a file, say."""
+    with pytest.raises(tb.InvalidValueError, match="api_key must be printable") as refused:
+        tb.HttpEndpoint("http://host", api_key="sk-verysecret\n")
+    assert "verysecret" not in str(refused.value)
 
 
 def test_keys_are_shown_nowhere():

@@ -1,0 +1,162 @@
+"""Decoders give the same answer however the bytes are cut, whatever the text and whichever way through the code it takes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tgibench as tb
+from tgibench.protocols import Completion, ResponseHead
+from tgibench.protocols._sse import EventStream
+from tgibench.protocols._tokens import settle_tokens
+
+STREAM = ResponseHead(200, {"content-type": "text/event-stream"})
+TRICKY = st.sampled_from(
+    ['"', "\\", "\n", "é", "😀", "\x00", '"generated_text":null', "data: x", "[DONE]", " ", "\u2028", "\ud7ff", "</s>"]
+)
+TEXTS = st.lists(st.one_of(TRICKY, st.text(st.characters(exclude_categories=["Cs"]), max_size=6)), max_size=12)
+ENDS = st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"])
+
+
+def tgi_stream(texts, *, ascii_only, spaced, end, prefix):
+    """An answer of these token texts and a last one."""
+    separators = (", ", ": ") if spaced else (",", ":")
+    events = [
+        {"index": n, "token": {"id": n, "text": text, "logprob": -0.25, "special": False},
+         "generated_text": None, "details": None}
+        for n, text in enumerate(texts, start=1)
+    ]  # fmt: skip
+    details = {"finish_reason": "length", "generated_tokens": len(texts) + 1, "seed": None, "input_length": 7}
+    events.append(
+        {"token": {"id": 0, "text": "end", "logprob": None, "special": False},
+         "generated_text": "".join(texts) + "end", "details": details}
+    )  # fmt: skip
+    lines = (json.dumps(event, ensure_ascii=ascii_only, separators=separators) for event in events)
+    return "".join(f"{prefix}{line}{end}" for line in lines).encode()
+
+
+def chat_stream(texts, *, end):
+    """A chat answer of these texts, a finish reason, usage, [DONE]."""
+    chunks = [{"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in texts]
+    chunks.append({"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}]})
+    chunks.append({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": len(texts) + 1}})
+    return "".join(f"data: {json.dumps(chunk)}{end}" for chunk in chunks).encode() + b"data: [DONE]\n\n"
+
+
+def decoded(protocol, pieces):
+    """Counts and completion of an answer in these pieces."""
+    decoder = protocol.decoder(STREAM)
+    counts = [count for piece in pieces for count in decoder.feed(piece)]
+    return counts, decoder.close()
+
+
+def cut(data, places):
+    """The data cut at these places."""
+    edges = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
+    return [data[begin:end] for begin, end in itertools.pairwise(edges)]
+
+
+@settings(deadline=None)
+@given(
+    texts=TEXTS,
+    ascii_only=st.booleans(),
+    spaced=st.booleans(),
+    end=ENDS,
+    prefix=st.sampled_from(["data:", "data: ", ":\n\ndata:", "id: 1\ndata:"]),
+    places=st.lists(st.integers(0, 10_000), max_size=20),
+)
+def test_a_tgi_stream_means_the_same_however_it_is_written_and_cut(texts, ascii_only, spaced, end, prefix, places):
+    """Counts, text, finish reason and tokens are those of the texts."""
+    data = tgi_stream(texts, ascii_only=ascii_only, spaced=spaced, end=end, prefix=prefix)
+    counts, completion = decoded(tb.TgiProtocol(), cut(data, places))
+    assert counts == [1 if text else 0 for text in texts] + [1]
+    assert completion.failure is None
+    assert completion.text == "".join(texts) + "end"
+    assert (completion.finish_reason, completion.output_tokens, completion.input_tokens) == (
+        "length",
+        len(texts) + 1,
+        7,
+    )
+
+
+@settings(deadline=None)
+@given(texts=TEXTS, end=ENDS, places=st.lists(st.integers(0, 10_000), max_size=20))
+def test_a_chat_stream_means_the_same_however_it_is_cut(texts, end, places):
+    """A number for each text, a zero for the finish; the server's total; the text itself."""
+    counts, completion = decoded(tb.OpenAIChatProtocol(), cut(chat_stream(texts, end=end), places))
+    assert counts == [1 for text in texts if text] + [0]
+    assert completion.failure is None
+    assert completion.text == "".join(texts)
+    assert (completion.finish_reason, completion.output_tokens) == ("stop", len(texts) + 1)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "data"),
+    [
+        (tb.TgiProtocol(), tgi_stream(["é", "😀"], ascii_only=False, spaced=False, end="\r\n\r\n", prefix="data:")),
+        (tb.OpenAIChatProtocol(), chat_stream(["é", '"'], end="\n\n")),
+    ],
+)
+def test_every_single_cut_gives_the_whole_answer(protocol, data):
+    """Cut in two at each byte, and into single bytes."""
+    whole = decoded(protocol, [data])
+    assert all(decoded(protocol, [data[:place], data[place:]]) == whole for place in range(len(data) + 1))
+    assert decoded(protocol, [bytes([byte]) for byte in data]) == whole
+
+
+@settings(deadline=None)
+@given(texts=st.lists(st.text(max_size=4), min_size=1, max_size=8), keep=st.integers(0, 10_000))
+def test_an_answer_that_ends_anywhere_before_its_last_event_is_truncated_and_nothing_else(texts, keep):
+    """No cut makes a success or an undecodable answer of it."""
+    data = tgi_stream(texts, ascii_only=True, spaced=False, end="\n\n", prefix="data:")
+    last = data.rindex(b"data:")
+    _, completion = decoded(tb.TgiProtocol(), [data[: keep % last]])
+    assert completion.failure.kind is tb.FailureKind.TRUNCATED
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=300), places=st.lists(st.integers(0, 300), max_size=5))
+def test_no_bytes_make_a_decoder_raise(data, places):
+    """Whatever a server sends, the answer is a completion."""
+    for protocol in (tb.TgiProtocol(), tb.OpenAIChatProtocol()):
+        for head in (STREAM, ResponseHead(200, {}), ResponseHead(500, {})):
+            decoder = protocol.decoder(head)
+            for piece in cut(data, places):
+                decoder.feed(piece)
+            assert decoder.close().failure is not None
+
+
+@settings(deadline=None)
+@given(
+    blocks=st.lists(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), min_size=1)),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    places=st.lists(st.integers(0, 10_000), max_size=10),
+)
+def test_events_are_those_of_the_specification(blocks, end, places):
+    """Data lines of one event are joined by a line feed; comments and other fields are no data."""
+    text = "".join("".join(f"data: {line}{end}:c{end}event: e{end}" for line in block) + end for block in blocks)
+    stream = EventStream()
+    events = [event for piece in cut(text.encode(), places) for event in stream.feed(piece)]
+    assert events + stream.close() == ["\n".join(block).encode() for block in blocks]
+
+
+@given(
+    counts=st.lists(st.integers(0, 3), max_size=40),
+    total=st.one_of(st.none(), st.integers(0, 200)),
+    known=st.booleans(),
+)
+def test_settled_tokens_sum_to_the_total_and_no_chunk_is_empty(counts, total, known):
+    """Unless there are more chunks than the server counted tokens, each of which must then hold one."""
+    settled = settle_tokens(counts, Completion(output_tokens=total), known=known)
+    assert len(settled.chunk_tokens) == settled.kept.sum()
+    assert all(settled.chunk_tokens >= 1)
+    if total is None:
+        assert settled.output_tokens == sum(counts)
+        assert settled.tokens_from is tb.TokensFrom.CHUNKS
+    elif len(settled.chunk_tokens):
+        assert settled.output_tokens == total
+        assert settled.chunk_tokens.sum() == max(total, len(settled.chunk_tokens))
