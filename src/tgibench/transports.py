@@ -1,7 +1,8 @@
 """Carries one request over HTTP and notes when each piece of the answer left the socket.
 
 aiohttp does the HTTP (connections, TLS, framing, compression). Two small hooks below its parser take the time: a connection's
-`data_received` reads the clock before any parsing and notes how much of the body each read completed. Nothing wakes up until the
+`data_received` reads the clock and sets the bytes aside; once every ready socket had its turn they are parsed, and it is noted how
+much of the body each read completed. Nothing wakes up until the
 answer is whole; decoding comes after. An aiohttp without these parts is read chunk by chunk instead, and the result says so.
 """
 
@@ -145,6 +146,10 @@ class _MarkingHandler(client_proto.ResponseHandler):
 
     marks: _Marks
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._unparsed: list[tuple[float, bytes]] = []
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_BYTES  # asyncio allocates this much for every read; its default is 256 KiB
@@ -156,14 +161,26 @@ class _MarkingHandler(client_proto.ResponseHandler):
         super().set_response_params(**options)
 
     def data_received(self, data: bytes) -> None:
-        now_s = self._loop.time()
-        super().data_received(data)
-        payload = self._payload
-        if payload is not None:
-            self.marks.instants.append(now_s)
-            self.marks.offsets.append(payload.total_bytes)
+        """Take the time; parsing waits until every socket that is ready now has had its time taken."""
+        if not self._unparsed:
+            self._loop.call_soon(self._parse)
+        self._unparsed.append((self._loop.time(), data))
+
+    def _parse(self) -> None:
+        unparsed, self._unparsed = self._unparsed, []
+        for now_s, data in unparsed:
+            super().data_received(data)
+            payload = self._payload
+            if payload is not None:
+                self.marks.instants.append(now_s)
+                self.marks.offsets.append(payload.total_bytes)
+
+    def eof_received(self) -> None:
+        self._parse()
+        super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._parse()
         if hasattr(self, "marks"):
             self.marks.lost = exc
         super().connection_lost(exc)
