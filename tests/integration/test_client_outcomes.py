@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -43,6 +44,11 @@ SUCCESSES = {
         TGI, [HEAD, *(bytes([byte]) for byte in b"".join(map(chunk, EVENTS)) + END)],
     ),
     "trailers": (TGI, stream(*EVENTS, end=(b"0\r\nx-trailer: 1\r\n\r\n",))),
+    "compressed": (
+        TGI,
+        [HEAD.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n"), chunk(gzip.compress(b"".join(EVENTS))), END],
+    ),
+    "with a length": (TGI, [response(200, b"".join(EVENTS), "text/event-stream")]),
     "close-delimited": (TGI, [CLOSE_DELIMITED, *EVENTS, ABORT]),
     "chat, usage apart, [DONE]": (CHAT, stream(*CHAT_EVENTS, USAGE, DONE)),
     "chat, usage on the last chunk": (CHAT, stream(*CHAT_EVENTS[:-1], chat_event(" end", finish="stop", usage=N))),
