@@ -21,16 +21,26 @@ def run(*arguments, **options):
     return subprocess.run([*TGIBENCH, *arguments], capture_output=True, text=True, timeout=100, check=False, **options)
 
 
+def eventually(look, *, process):
+    """What `look` returns once it is true, as long as the process lives."""
+    while not (found := look()):
+        assert process.poll() is None, f"ended early with exit code {process.returncode}"
+        time.sleep(0.02)
+    return found
+
+
 @pytest.fixture(scope="module")
-def server():
+def server(tmp_path_factory):
     """The emulator as a process of its own; its URL."""
-    process = subprocess.Popen([*TGIBENCH, "emulate", "--port", "0"], stdout=subprocess.PIPE, text=True)
-    url = re.search(r"http://\S+", process.stdout.readline())[0]
-    yield url
-    process.send_signal(signal.SIGTERM)
-    process.stdout.read()
-    process.stdout.close()
-    assert process.wait(20) == 0
+    log = tmp_path_factory.mktemp("emulator") / "log"
+    with log.open("w") as output:  # a pipe that nobody empties would stop the server once it is full
+        process = subprocess.Popen([*TGIBENCH, "emulate", "--port", "0"], stdout=output)
+    try:
+        yield eventually(lambda: re.search(r"http://\S+", log.read_text()), process=process)[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(20)
+    assert code == 0
 
 
 def test_json_is_the_only_thing_on_standard_output(server):
@@ -117,27 +127,19 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_2():
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_prints_what_was_measured(server):
-    """The first load is finished, the second interrupted: its row is there, exit code 130."""
+def test_ctrl_c_prints_what_was_measured(server, tmp_path):
+    """The first load is finished, the second interrupted: the first one's row is there, exit code 130."""
     process = subprocess.Popen(
         [
-            *TGIBENCH,
-            "run",
-            "--url",
-            server,
-            "--concurrency",
-            "2,3",
-            "--duration",
-            "3",
-            "--max-new-tokens",
-            "4",
-            "--json",
+            *TGIBENCH, "run", "--url", server, "--concurrency", "2,3", "--duration", "3", "--max-new-tokens", "4",
+            "--store", str(tmp_path), "--json",
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    time.sleep(5.5)
+    )  # fmt: skip
+    stored = '"kind": "measurement"'
+    eventually(lambda: any(stored in file.read_text() for file in tmp_path.iterdir()), process=process)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
