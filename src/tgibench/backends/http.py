@@ -105,7 +105,8 @@ async def learn_facts(endpoint: HttpEndpoint) -> dict[str, str]:
             emulated = "emulat" in str(info.get("docker_label", "")).lower() or info.get("emulated") is True
             return {"server": "tgi", **facts, **({"emulated": "true"} if emulated else {})}
         models = await _json(session, f"{endpoint.url.rstrip('/')}/v1/models")
-        first = next((model for model in models.get("data") or [] if isinstance(model, dict)), {})
+        listed = models.get("data")
+        first = next((model for model in listed if isinstance(model, dict)), {}) if isinstance(listed, list) else {}
         return {name: str(first[key]) for name, key in (("model_id", "id"), ("server", "owned_by")) if first.get(key)}
 
 

@@ -106,7 +106,7 @@ class ProcessBackend:
             transport, protocol = await loop.subprocess_exec(
                 lambda: _Server(log),
                 *command,
-                stdin=None,
+                stdin=asyncio.subprocess.DEVNULL,  # never the input of whoever measures
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 env=environment,
