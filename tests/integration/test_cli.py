@@ -31,16 +31,16 @@ def eventually(look, *, process):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The emulator as a process of its own; its URL."""
-    log = tmp_path_factory.mktemp("emulator") / "log"
-    with log.open("w") as output:  # a pipe that nobody empties would stop the server once it is full
-        process = subprocess.Popen([*TGIBENCH, "emulate", "--port", "0"], stdout=output)
-    try:
-        yield eventually(lambda: re.search(r"http://\S+", log.read_text()), process=process)[0]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(20)
-    assert code == 0
+    """The emulator as a process of its own; its URL. Its log goes to a file: a full pipe would stop it."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen([*TGIBENCH, "emulate", "--port", "0"], stdout=out)
+    while not (ready := re.search(r"http://\S+", log.read_text())):
+        assert process.poll() is None
+        time.sleep(0.1)
+    yield ready[0]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
 
 
 def test_json_is_the_only_thing_on_standard_output(server):
@@ -156,3 +156,27 @@ def test_the_api_key_appears_nowhere(server, tmp_path):
     assert done.returncode == 0, done.stderr
     written = "".join(file.read_text() for file in tmp_path.iterdir())
     assert "verysecret" not in done.stdout + done.stderr + written
+
+
+def test_the_demo_measures_in_virtual_time_and_once_over_http(tmp_path):
+    """Sixteen cells and one more, each EMULATED and without a failure, printed and stored."""
+    done = run("demo", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(run("show", str(tmp_path), "--json").stdout)
+    assert len(cells) == 17
+    assert {cell["source"] for cell in cells} == {"EMULATED"}
+    assert {cell["counts"]["failed"] for cell in cells} == {0}
+    assert done.stdout.count("EMULATED") == 17
+
+
+def test_ctrl_c_in_the_demo_starts_nothing_further(tmp_path):
+    """Interrupted in virtual time, it runs nothing over HTTP: exit code 130."""
+    process = subprocess.Popen(
+        [*TGIBENCH, "demo", "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    stored = '"kind": "measurement"'
+    eventually(lambda: any(stored in file.read_text() for file in tmp_path.iterdir()), process=process)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "over HTTP" not in stdout

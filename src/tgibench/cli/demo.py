@@ -14,6 +14,8 @@ from tgibench.cli.display import SweepDisplay, print_study
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tgibench.backends import Backend
+
 __all__ = ["run_demo"]
 
 _DEPLOYMENTS = [
@@ -29,36 +31,35 @@ def run_demo(out: Path) -> tb.Study:
     """Sweep the emulator in virtual time, one cell again over HTTP in real time; print and store everything."""
     click.echo("16 cells in virtual time, then one over real HTTP in real time; every number is EMULATED.", err=True)
     with SweepDisplay() as display:
-        virtual = tb.virtual_time.run(
-            tb.sweep(
-                _DEPLOYMENTS,
-                _LOADS,
-                backend=tb.Emulator(),
-                prompts=tb.study_prompts(),
-                store=out,
-                on_measurement=display.measured,
-                on_progress=display.moved,
-            )
-        )
-        real = asyncio.run(
-            tb.sweep(
-                _DEPLOYMENTS[:1],
-                [_REAL_TIME_LOAD],
-                backend=tb.ProcessBackend(_emulator_command(), ready_timeout_s=30, stop_timeout_s=5),
-                prompts=tb.study_prompts(),
-                store=out,
-                on_measurement=display.measured,
-                on_progress=display.moved,
-            )
-        )
+        virtual = tb.virtual_time.run(_sweep(_DEPLOYMENTS, _LOADS, tb.Emulator(), out, display))
+        real = tb.Study(())
+        if not virtual.interrupted:
+            server = tb.ProcessBackend(_emulator_command(), ready_timeout_s=30, stop_timeout_s=5)
+            real = asyncio.run(_sweep(_DEPLOYMENTS[:1], [_REAL_TIME_LOAD], server, out, display))
     study = tb.Study(
         virtual.measurements + real.measurements,
         virtual.failures + real.failures,
         interrupted=virtual.interrupted or real.interrupted,
     )
     print_study(study)
-    click.echo(f"The last row came over HTTP in real time. Results are in {out}; see them again: tgibench show {out}")
+    if len(real):
+        click.echo("The last row came over HTTP in real time.")
+    click.echo(f"Results are in {out}; see them again: tgibench show {out}")
     return study
+
+
+async def _sweep(
+    deployments: list[tb.Deployment], loads: list[tb.ClosedLoop], backend: Backend, out: Path, display: SweepDisplay
+) -> tb.Study:
+    return await tb.sweep(
+        deployments,
+        loads,
+        backend=backend,
+        prompts=tb.study_prompts(),
+        store=out,
+        on_measurement=display.measured,
+        on_progress=display.moved,
+    )
 
 
 def _emulator_command() -> tuple[str, ...]:
