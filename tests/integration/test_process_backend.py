@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,13 +17,13 @@ DEPLOYMENT = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.12xlarge", tensor_
 EMULATOR = (sys.executable, "-m", "tgibench", "emulate", "--port", "{port}", "--model-id", "{model_id}")
 
 
-def alive(group):
-    """Whether a process of the group lives."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def running(group):
+    """How many processes of the group run; one that is dead and not yet reaped by init runs no more."""
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            stats.append(path.read_text(errors="replace").rpartition(")")[2].split())
+    return sum(int(stat[2]) == group and stat[0] not in "ZX" for stat in stats)
 
 
 def python(code):
@@ -77,13 +80,14 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 @pytest.mark.parametrize("how", ["leaves", "raises", "is cancelled"])
 async def test_a_stubborn_server_and_its_child_are_killed_however_the_user_goes(how):
     """Nothing of its process group is left: on a normal end, an error and a cancellation."""
-    groups = []
+    groups, before_stop = [], []
     backend = tb.ProcessBackend(python(STUBBORN), stop_timeout_s=0.3)
 
     async def use():
         before = set(children())
         async with backend.deploy(DEPLOYMENT):
             groups.extend(set(children()) - before)
+            before_stop.append(running(groups[0]))
             if how == "raises":
                 raise ZeroDivisionError
             if how == "is cancelled":
@@ -96,7 +100,8 @@ async def test_a_stubborn_server_and_its_child_are_killed_however_the_user_goes(
         task.cancel()
     await asyncio.wait({task})
     assert len(groups) == 1
-    assert not alive(groups[0])
+    assert before_stop == [2], "the server and its child"
+    assert running(groups[0]) == 0
     if how == "raises":
         assert isinstance(task.exception(), ZeroDivisionError)
     assert task.cancelled() == (how == "is cancelled")
@@ -126,3 +131,41 @@ def test_what_the_environment_holds_is_not_shown():
     """Names only."""
     backend = tb.ProcessBackend(("x", "{port}"), environment={"HF_TOKEN": "hf_verysecret"})
     assert "verysecret" not in repr(backend)
+
+
+LEAVES_A_CHILD = """
+import asyncio, os, sys
+import tgibench as tb
+server = '''
+import http.server, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind="127.0.0.1")
+'''
+async def main():
+    backend = tb.ProcessBackend((sys.executable, "-c", server, "{port}"), stop_timeout_s=30)
+    async with backend.deploy(tb.Deployment("model", "machine")):
+        pass
+    print("stopped as process", os.getpid())
+asyncio.run(main())
+"""
+
+
+def test_a_dead_child_that_nobody_waits_for_counts_as_gone():
+    """As process 1 of a container without an init: no wait, no error."""
+    alone = ["unshare", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*alone, "true"], check=True, capture_output=True, timeout=10)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("process namespaces need unshare and the right to use it")
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", LEAVES_A_CHILD], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "stopped as process 1\n", done.stderr
+
+
+async def test_a_server_does_not_read_the_callers_input():
+    """A script that is piped into a shell is not eaten: the server finds its input at its end."""
+    backend = tb.ProcessBackend(python("import sys; print('read', repr(sys.stdin.read())); sys.exit(4)"))
+    with pytest.raises(tb.DeployError, match=r"(?s)exit code 4.*read ''"):
+        async with backend.deploy(DEPLOYMENT):
+            pass
