@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-EXPECTED = {"quick_sweep.py": "EMULATED"}
+EXPECTED = {
+    "attach_to_server.py": "6 of 6 requests succeeded, EMULATED",
+    "own_load_profile.py": ", 0 failed",
+    "quick_sweep.py": "EMULATED",
+}
 
 
 def test_every_example_has_an_expectation():
