@@ -160,3 +160,71 @@ def test_settled_tokens_sum_to_the_total_and_no_chunk_is_empty(counts, total, kn
     elif len(settled.chunk_tokens):
         assert settled.output_tokens == total
         assert settled.chunk_tokens.sum() == max(total, len(settled.chunk_tokens))
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(
+            st.sampled_from(
+                [
+                    *("token", "text", "details", "generated_text", "generated_tokens", "error", "object"),
+                    *("choices", "delta", "message", "content", "reasoning", "finish_reason", "usage"),
+                    "completion_tokens",
+                ]
+            ),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(values=st.lists(VALUES, min_size=1, max_size=4))
+def test_no_json_makes_a_decoder_raise_and_counts_are_counts(values):
+    """Every key that a decoder looks for, with a value of any type in its place."""
+    events = [f"data: {json.dumps(value)}\n\n".encode() for value in values]
+    for protocol in (tb.TgiProtocol(), tb.OpenAIChatProtocol()):
+        _, completion = decoded(protocol, events)
+        body = protocol.decoder(ResponseHead(200, {}))
+        body.feed(json.dumps(values[0]).encode())
+        for tokens in (completion.output_tokens, body.close().output_tokens):
+            assert tokens is None or (isinstance(tokens, int) and tokens >= 0)
+
+
+TGI_EVENT = {"token": {"id": 1, "text": "", "logprob": -1.5, "special": False}, "generated_text": None, "details": None}
+CHAT_CHUNK = {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": None}]}
+RAW_TEXTS = st.lists(
+    st.one_of(
+        st.binary(max_size=4).filter(lambda raw: not set(raw) & set(b'"\\\r\n')),
+        st.sampled_from([b'\\"', b"\\\\", b"\\u00e9", b"\\ud83d\\ude00", b"\\ud83d", b"\\x", b"\\u12", b'"', b"\xc3", b"\x01"]),
+    ),
+    max_size=5,
+).map(b"".join)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(raw_texts=st.lists(RAW_TEXTS, max_size=5))
+@pytest.mark.parametrize(
+    ("protocol", "event", "empty"),
+    [(tb.TgiProtocol(), TGI_EVENT, b'"text":""'), (tb.OpenAIChatProtocol(), CHAT_CHUNK, b'"content":""')],
+)
+def test_the_routine_way_and_the_json_parser_agree_on_every_event(protocol, event, empty, raw_texts):
+    """A field that no routine event has sends the same events through the parser."""
+
+    def completion(further):
+        routine = json.dumps({**event, **further}, separators=(",", ":")).encode()
+        first = routine.replace(empty, empty[:-1] + b'a"')
+        events = [first, *(routine.replace(empty, empty[:-1] + raw + b'"') for raw in raw_texts)]
+        return decoded(protocol, [b"data: " + data + b"\n\n" for data in events])
+
+    (fast_counts, fast), (slow_counts, slow) = (
+        completion({}),
+        completion({"top_tokens": [{"content": "x", "text": "y"}], "usage": {"x": 1}}),
+    )
+    assert fast.failure.kind is slow.failure.kind
+    if fast.failure.kind is tb.FailureKind.TRUNCATED:
+        assert (fast_counts, fast.text) == (slow_counts, slow.text)

@@ -8,8 +8,20 @@ from typing import Any
 from tgibench.protocols import Completion
 from tgibench.records import Failure, FailureKind
 
-__all__ = ["ErrorBody", "UndecodableError", "error_event", "is_event_stream", "json_object", "undecodable"]
+__all__ = [
+    "ErrorBody",
+    "UndecodableError",
+    "count_in",
+    "error_event",
+    "is_event_stream",
+    "joined_text",
+    "json_object",
+    "object_in",
+    "raw_text",
+    "undecodable",
+]
 
+_COUNT_LIMIT = 2**32  # logs keep the tokens of a chunk in 32 bits
 _OVERLOAD_STATUSES = frozenset({429, 503})
 _VALIDATION_STATUSES = frozenset({400, 413, 415, 422})
 _GENERATION_STATUSES = frozenset({424})
@@ -27,11 +39,45 @@ def json_object(data: bytes) -> dict[str, Any]:
     """
     try:
         value = json.loads(data)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError both are
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise UndecodableError(f"not JSON: {error}: {_excerpt(data)}") from error
     if not isinstance(value, dict):
         raise UndecodableError(f"not a JSON object: {_excerpt(data)}")
     return value
+
+
+def object_in(holder: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object that may be absent; anything else in its place says nothing either."""
+    value = holder.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def count_in(holder: dict[str, Any], key: str) -> int | None:
+    """A number of tokens; None where there is none, or something that cannot be one."""
+    value = holder.get(key)
+    return value if type(value) is int and 0 <= value < _COUNT_LIMIT else None  # a bool is no count
+
+
+def raw_text(text: Any) -> bytes:
+    """A chunk's text as the inside of a JSON string, the form in which the routine way keeps it.
+
+    Raises:
+        UndecodableError: It is no text.
+    """
+    if not isinstance(text, str):
+        raise UndecodableError(f"a chunk's text is {_excerpt(repr(text).encode())}")
+    return json.dumps(text)[1:-1].encode()
+
+
+def joined_text(raw_texts: list[bytes]) -> tuple[str, Failure | None]:
+    """The text of all chunks, and the failure that bytes which are no UTF-8 are: the routine way never looked at them."""
+    raw, failure = b"".join(raw_texts), None
+    try:
+        inside = raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        inside = raw.decode("utf-8", "replace")
+        failure = undecodable(UndecodableError(f"not UTF-8: {error}"))
+    return str(json.loads(f'"{inside}"')), failure
 
 
 def undecodable(error: UndecodableError, status: int = 200) -> Failure:
@@ -46,7 +92,8 @@ def is_event_stream(headers: Any) -> bool:
 
 def error_event(event: dict[str, Any], status: int = 200) -> Failure | None:
     """The failure that an event inside a stream tells of; None when it tells of none. The status is that of the stream."""
-    error = event.get("error")
+    is_error = event.get("object") == "error"  # older vLLM: the event itself
+    error = event if is_error else event.get("error")
     if error is None:
         return None
     message, hint = _words(error)

@@ -12,9 +12,13 @@ from tgibench.protocols import Completion, HttpRequest
 from tgibench.protocols._answers import (
     ErrorBody,
     UndecodableError,
+    count_in,
     error_event,
     is_event_stream,
+    joined_text,
     json_object,
+    object_in,
+    raw_text,
     undecodable,
 )
 from tgibench.protocols._sse import EventStream
@@ -26,8 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIChatProtocol", "OpenAICompletionsProtocol"]
 
-_TEXT_KEYS = ("content", "reasoning_content", "reasoning")
-_STRING_BODY = rb'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*'
+_STRING_BODY = rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
 _TEXT_FIELD = re.compile(rb'"(?:content|text)":\s?"(' + _STRING_BODY + rb')"')
 _is_string_body = re.compile(_STRING_BODY).fullmatch
 
@@ -127,27 +130,31 @@ class _Answer:
     def take(self, chunk: dict[str, Any], part: str) -> int | None:
         """Take a chunk whose choices hold their text under `part`; its number for `StreamDecoder.feed`."""
         self.failure = self.failure or error_event(chunk)
-        self.usage = chunk.get("usage") or self.usage
+        self.usage = object_in(chunk, "usage") or self.usage
         choices = chunk.get("choices") or []
-        if self.failure or not choices or not isinstance(choices[0], dict):
+        if self.failure or not choices:
             return None
+        if not isinstance(choices, list) or not isinstance(choices[0], dict):
+            raise UndecodableError("choices are no list of objects")
         choice = choices[0]
-        text = _text(choice, part)
-        finished = bool(choice.get("finish_reason"))
+        raw = raw_text(_text(choice, part))
+        reason = choice.get("finish_reason")
+        finished = isinstance(reason, str) and reason != ""
         if finished:
-            self.finish_reason = choice["finish_reason"]
-        if text:
-            self.raw_texts.append(json.dumps(text)[1:-1].encode())
+            self.finish_reason = reason
+        if raw:
+            self.raw_texts.append(raw)
             return 1
         return 0 if finished else None
 
     def completion(self, failure: Failure | None) -> Completion:
+        text, not_text = joined_text(self.raw_texts)
         return Completion(
-            failure=failure,
+            failure=self.failure or not_text or failure,
             finish_reason=self.finish_reason,
-            output_tokens=self.usage.get("completion_tokens"),
-            input_tokens=self.usage.get("prompt_tokens"),
-            text=str(json.loads(b'"' + b"".join(self.raw_texts) + b'"', strict=False)),
+            output_tokens=count_in(self.usage, "completion_tokens"),
+            input_tokens=count_in(self.usage, "prompt_tokens"),
+            text=text,
         )
 
 
@@ -163,6 +170,8 @@ class _OpenAIStream:
         return [number for event in self._events.feed(data) if (number := self._take(event)) is not None]
 
     def _take(self, event: bytes) -> int | None:
+        if self._answer.failure:
+            return None
         if event.startswith(self._before) and event.endswith(self._after):
             raw = event[len(self._before) : -len(self._after)]
             if raw and len(self._before) + len(self._after) < len(event) and _is_string_body(raw):
@@ -170,8 +179,6 @@ class _OpenAIStream:
                 return 1
         if event == b"[DONE]":
             self._done = True
-            return None
-        if self._answer.failure:
             return None
         try:
             number = self._answer.take(json_object(event), "delta")
@@ -221,8 +228,10 @@ class _OpenAIBody:
         return answer.completion(failure)
 
 
-def _text(choice: dict[str, Any], part: str) -> str:
+def _text(choice: dict[str, Any], part: str) -> Any:
+    """A chunk's text. Reasoning is text too; some servers send it under both of its names."""
     holder = choice.get(part)
-    if isinstance(holder, dict):
-        return "".join(holder.get(key) or "" for key in _TEXT_KEYS if isinstance(holder.get(key), str))
-    return choice.get("text") or ""
+    if not isinstance(holder, dict):
+        return choice.get("text") or ""
+    texts = (holder.get("reasoning_content") or holder.get("reasoning"), holder.get("content"))
+    return "".join(text for text in texts if isinstance(text, str))

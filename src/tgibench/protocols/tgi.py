@@ -12,9 +12,13 @@ from tgibench.protocols import Completion, HttpRequest
 from tgibench.protocols._answers import (
     ErrorBody,
     UndecodableError,
+    count_in,
     error_event,
     is_event_stream,
+    joined_text,
     json_object,
+    object_in,
+    raw_text,
     undecodable,
 )
 from tgibench.protocols._sse import EventStream
@@ -30,7 +34,7 @@ __all__ = ["TgiCompatProtocol", "TgiProtocol"]
 
 # The routine event of a stream: a token, and nothing else yet. Anything else takes the way through the JSON parser.
 _TOKEN_EVENT = re.compile(
-    rb'\{(?:"index":\d+,)?"token":\{"id":\d+,"text":"((?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*)",'
+    rb'\{(?:"index":\d+,)?"token":\{"id":\d+,"text":"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)",'
     rb'"logprob":(?:-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|null),"special":(?:true|false)\},'
     rb'"generated_text":null,"details":null\}'
 ).fullmatch
@@ -124,12 +128,14 @@ class _TgiStream:
         return [number for event in self._events.feed(data) if (number := self._take(event)) is not None]
 
     def _take(self, event: bytes) -> int | None:
+        if self._failure:
+            return None
         routine = _TOKEN_EVENT(event)
         if routine:
             raw = routine[1]
             self._raw_texts.append(raw)
             return 1 if raw else 0
-        if self._failure or event == b"[DONE]":
+        if event == b"[DONE]":
             return None
         try:
             return self._take_object(json_object(event))
@@ -143,7 +149,7 @@ class _TgiStream:
         if self._failure or not isinstance(token, dict):
             return None
         text = token.get("text") or ""
-        self._raw_texts.append(json.dumps(text)[1:-1].encode())
+        self._raw_texts.append(raw_text(text))
         if event.get("generated_text") is not None:
             self._last = event
         return 1 if text else 0
@@ -151,16 +157,17 @@ class _TgiStream:
     def close(self, *, clean: bool = True) -> Completion:
         for event in self._events.close():
             self._take_unless_cut(event)
-        details = (self._last or {}).get("details") or {}
-        failure = self._failure
+        details = object_in(self._last or {}, "details")
+        text, not_text = joined_text(self._raw_texts)
+        failure = self._failure or not_text
         if failure is None and self._last is None and clean:
             failure = Failure(FailureKind.TRUNCATED, "the stream ended without its last event", 200)
         return Completion(
             failure=failure,
-            finish_reason=details.get("finish_reason"),
-            output_tokens=details.get("generated_tokens"),
-            input_tokens=details.get("input_length"),
-            text=self._text(),
+            finish_reason=_finish_reason(details),
+            output_tokens=count_in(details, "generated_tokens"),
+            input_tokens=count_in(details, "input_length"),
+            text=text if self._last is None else str(self._last["generated_text"]),
         )
 
     def _take_unless_cut(self, event: bytes) -> None:
@@ -169,12 +176,6 @@ class _TgiStream:
         self._take(event)
         if before is None and self._failure and self._failure.kind is FailureKind.UNDECODABLE:
             self._failure = None
-
-    def _text(self) -> str:
-        if self._last is not None:
-            return str(self._last["generated_text"])
-        raw = b"".join(self._raw_texts)
-        return str(json.loads(b'"' + raw + b'"', strict=False))
 
 
 class _TgiBody:
@@ -191,17 +192,18 @@ class _TgiBody:
             answer = self._answer()
         except UndecodableError as error:
             return Completion(failure=undecodable(error) if clean else None)
-        failure = error_event(answer)
-        if failure is None and not isinstance(answer.get("generated_text"), str):
-            failure = undecodable(UndecodableError("the answer has no generated_text"))
-        details = answer.get("details") or {}
+        failure, text = error_event(answer), answer.get("generated_text")
+        if not isinstance(text, str):
+            failure, text = failure or undecodable(UndecodableError("the answer has no generated_text")), ""
+        details = object_in(answer, "details")
+        counted = count_in(details, "generated_tokens")
         return Completion(
             failure=failure,
-            finish_reason=details.get("finish_reason"),
-            output_tokens=details.get("generated_tokens", self._count("x-generated-tokens")),
+            finish_reason=_finish_reason(details),
+            output_tokens=self._count("x-generated-tokens") if counted is None else counted,
             input_tokens=self._count("x-prompt-tokens"),
             server=self._timings(),
-            text=answer.get("generated_text") or "",
+            text=text,
         )
 
     def _answer(self) -> dict[str, Any]:
@@ -212,7 +214,7 @@ class _TgiBody:
 
     def _count(self, header: str) -> int | None:
         text = self._headers.get(header, "")
-        return int(text) if text.isdecimal() else None
+        return int(text) if text.isdecimal() and len(text) < len("4294967296") else None
 
     def _timings(self) -> ServerTimings | None:
         """Headers in whole milliseconds, rounded down by the server."""
@@ -230,3 +232,8 @@ class _TgiBody:
             time_per_token_s=None,
         )
         return None if timings == ServerTimings() else timings
+
+
+def _finish_reason(details: dict[str, Any]) -> str | None:
+    reason = details.get("finish_reason")
+    return reason if isinstance(reason, str) else None
