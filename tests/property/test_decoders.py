@@ -108,6 +108,17 @@ def test_every_single_cut_gives_the_whole_answer(protocol, data):
     assert decoded(protocol, [bytes([byte]) for byte in data]) == whole
 
 
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\r\r", "\n:\n\n"])
+@pytest.mark.parametrize("prefix", ["data:", "data: ", ":\ndata: ", "data: \ndata: "])
+def test_events_that_come_whole_and_events_that_come_cut_give_the_same_answer(prefix, end):
+    """One event a read, but for one further cut at each byte: what is left of an event never joins the next."""
+    data = tgi_stream(["a", "\u00e9", "", '"'], ascii_only=False, spaced=False, end=end, prefix=prefix)
+    ends = [place + len(end) for place in range(len(data)) if data.startswith(end.encode(), place)]
+    whole = decoded(tb.TgiProtocol(), [data])
+    assert all(decoded(tb.TgiProtocol(), cut(data, [*ends, place])) == whole for place in range(len(data)))
+    assert whole[0] == [1, 1, 0, 1, 1]
+
+
 @settings(deadline=None)
 @given(texts=st.lists(st.text(max_size=4), min_size=1, max_size=8), keep=st.integers(0, 10_000))
 def test_an_answer_that_ends_anywhere_before_its_last_event_is_truncated_and_nothing_else(texts, keep):

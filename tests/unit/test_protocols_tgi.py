@@ -92,6 +92,21 @@ def test_a_token_without_text_counts_nought():
     assert counts == [1, 0, 0]
 
 
+@pytest.mark.parametrize("begun", [b":", b"x", b"data: {", b": keep-alive\r\n:", b"event: "])
+def test_what_looks_like_an_event_but_goes_on_with_a_line_begun_before_is_none(begun):
+    """A read that holds a whole event by itself may still be the rest of a comment or of another field."""
+    counts, completion = answer(STREAM, event("a"), begun, event("b"), last("c", "ac"))
+    together, completion_together = answer(STREAM, event("a") + begun + event("b") + last("c", "ac"))
+    assert (counts, completion.failure) == (together, completion_together.failure)
+    assert counts in ([1, 1], [1])
+
+
+def test_a_line_of_an_event_that_was_begun_before_belongs_to_it():
+    """Two data lines are one event, which is then no JSON."""
+    counts, completion = answer(STREAM, event("a"), event("b")[:-1], event("c"), last("d", "ad"))
+    assert (counts, completion.failure.kind) == ([1], tb.FailureKind.UNDECODABLE)
+
+
 def test_a_last_event_without_its_blank_line_still_counts():
     """A server that closes early has said everything."""
     counts, completion = answer(STREAM, event("a"), last("b", "ab")[:-2])

@@ -16,6 +16,10 @@ class EventStream:
         self._after_cr = False
         self._begun = False
 
+    def between_events(self) -> bool:
+        """Whether the next byte begins a line and an event, and not the stream: a whole event may then pass this by."""
+        return self._begun and not (self._rest or self._lines or self._after_cr)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The data of the events that this piece completes, in order; several data lines are joined by a line feed."""
         if (

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["TgiCompatProtocol", "TgiProtocol"]
 
 # The routine event of a stream: a token, and nothing else yet. Anything else takes the way through the JSON parser.
-_TOKEN_EVENT = re.compile(
+_TOKEN = (
     rb'\{(?:"index":\d+,)?"token":\{"id":\d+,"text":"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)",'
     rb'"logprob":(?:-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|null),"special":(?:true|false)\},'
     rb'"generated_text":null,"details":null\}'
-).fullmatch
+)
+_TOKEN_EVENT = re.compile(_TOKEN).fullmatch
+_TOKEN_READ = re.compile(rb"data: ?" + _TOKEN + rb"\n\n").fullmatch
 
 
 @attrs.frozen
@@ -125,6 +127,11 @@ class _TgiStream:
         self._failure: Failure | None = None
 
     def feed(self, data: bytes) -> list[int]:
+        routine = _TOKEN_READ(data)
+        if routine and self._failure is None and self._events.between_events():  # one event in one read
+            raw = routine[1]
+            self._raw_texts.append(raw)
+            return [1 if raw else 0]
         return [number for event in self._events.feed(data) if (number := self._take(event)) is not None]
 
     def _take(self, event: bytes) -> int | None:
