@@ -31,16 +31,16 @@ def eventually(look, *, process):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The emulator as a process of its own; its URL. Its log goes to a file: a full pipe would stop it."""
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as out:
-        process = subprocess.Popen([*TGIBENCH, "emulate", "--port", "0"], stdout=out)
-    while not (ready := re.search(r"http://\S+", log.read_text())):
-        assert process.poll() is None
-        time.sleep(0.1)
-    yield ready[0]
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    """The emulator as a process of its own; its URL."""
+    log = tmp_path_factory.mktemp("emulator") / "log"
+    with log.open("w") as output:  # a pipe that nobody empties would stop the server once it is full
+        process = subprocess.Popen([*TGIBENCH, "emulate", "--port", "0"], stdout=output)
+    try:
+        yield eventually(lambda: re.search(r"http://\S+", log.read_text()), process=process)[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(20)
+    assert code == 0
 
 
 def test_json_is_the_only_thing_on_standard_output(server):

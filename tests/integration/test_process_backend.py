@@ -156,6 +156,8 @@ def test_a_dead_child_that_nobody_waits_for_counts_as_gone():
     try:
         subprocess.run([*alone, "true"], check=True, capture_output=True, timeout=10)
     except (OSError, subprocess.CalledProcessError):
+        if os.environ.get("CI"):
+            raise
         pytest.skip("process namespaces need unshare and the right to use it")
     done = subprocess.run(
         [*alone, sys.executable, "-c", LEAVES_A_CHILD], capture_output=True, text=True, timeout=60, check=False
