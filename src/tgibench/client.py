@@ -144,7 +144,7 @@ class _Answer:
         self._protocol, self._arrivals = protocol, arrivals
         self._decoder: StreamDecoder | None = None
         self._pieces: Iterator[tuple[float, bytes]] = iter(())
-        self._counts = array("B")
+        self._counts = array("L")
         self.instants_s = array("d")
         self._last_s: float | None = None
 

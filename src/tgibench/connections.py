@@ -1,6 +1,7 @@
 """aiohttp's connection, with the time of each read taken below its parser.
 
-A read's time is the kernel's receive stamp where the kernel gives one (Linux, no TLS), else it is taken when the bytes leave the socket.
+A read's time is the kernel's receive stamp where there is one (`tgibench.receive_stamps`: Linux, no TLS), else it is taken when the bytes
+leave the socket.
 Nothing else happens on that path: the bytes are set aside. aiohttp parses the head of an answer; a chunked body then passes its parser
 by, is unframed in slices once its end seems to have come, and aiohttp is told of the end alone, so that it reuses or closes the
 connection as ever. Any other body (of a length, up to the connection's end, compressed) goes through aiohttp's parser, which
@@ -10,90 +11,30 @@ says how much of the body each read completed.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import struct
-import sys
-import time
 from array import array
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from aiohttp import client_proto
 
-from tgibench.protocols._chunked import ChunkedFraming, MalformedChunkError
+from tgibench.protocols._chunked import ChunkedFraming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aiohttp import StreamReader
 
-__all__ = ["ChunkedReads", "KernelClock", "ParsedReads", "TimedConnection"]
+    from tgibench.receive_stamps import StampedReader
+
+__all__ = ["ChunkedReads", "MalformedBodyError", "ParsedReads", "TimedConnection"]
 
 _READ_BYTES = 32 * 1024
 _SLICE_READS = 64  # unframed in one go; then whatever else is due has its turn
 _BLANK_LINE = b"\r\n\r\n"
 
 
-class KernelClock:
-    """Turns the kernel's receive stamps into readings of the event loop's clock.
-
-    Stamps are wall time and the loop's clock is monotonic: the distance between the two is measured again every second and whenever a stamp
-    cannot be right, since wall time may be set.
-    """
-
-    _OPTION = 35  # SO_TIMESTAMPNS of asm-generic/socket.h, which Python does not name
-    _MESSAGE = struct.Struct("@ll")  # struct timespec: seconds, nanoseconds
-    ANCILLARY_BYTES = socket.CMSG_SPACE(_MESSAGE.size) if hasattr(socket, "CMSG_SPACE") else 0
-    _FRESH_S, _TOLERANCE_S = 1.0, 0.0005
-
-    def __init__(self) -> None:
-        self.complete = True  # whether every read so far had a stamp
-        self._wall_ahead_ns = 0
-        self._measured_s = float("-inf")
-        # the kernel begins to stamp some time after the first socket asks: this one asks before any connection does
-        self._first = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.enable(self._first)
-
-    @classmethod
-    def available(cls, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether this system and this loop can do it."""
-        known = sys.platform == "linux" and os.uname().machine in {"x86_64", "aarch64"}
-        return known and type(loop) is asyncio.SelectorEventLoop and time.get_clock_info("monotonic").monotonic
-
-    @classmethod
-    def enable(cls, of: socket.socket) -> None:
-        """Ask for stamps."""
-        of.setsockopt(socket.SOL_SOCKET, cls._OPTION, 1)
-
-    def close(self) -> None:
-        """Let go of the socket."""
-        self._first.close()
-
-    def instant_s(self, ancillary: list[tuple[int, int, bytes]], now_s: float) -> float:
-        """When what was read at `now_s` had arrived."""
-        if not ancillary or ancillary[0][1] != self._OPTION:
-            self.complete = False
-            return now_s
-        seconds, nanoseconds = self._MESSAGE.unpack(ancillary[0][2])
-        stamp_ns = seconds * 1_000_000_000 + nanoseconds
-        if now_s - self._measured_s > self._FRESH_S:
-            self._measure(now_s)
-        arrived_s: float = (stamp_ns - self._wall_ahead_ns) * 1e-9
-        if arrived_s > now_s + self._TOLERANCE_S:
-            self._measure(now_s)
-            arrived_s = (stamp_ns - self._wall_ahead_ns) * 1e-9
-        return min(arrived_s, now_s)
-
-    def _measure(self, now_s: float) -> None:
-        """Read both clocks in turn, thrice: of the closest pair the distance is known best."""
-        best_ns = None
-        for _ in range(3):
-            before_ns, wall_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
-            if best_ns is None or after_ns - before_ns < best_ns:
-                best_ns = after_ns - before_ns
-                self._wall_ahead_ns = wall_ns - (before_ns + after_ns) // 2
-        self._measured_s = now_s
+class MalformedBodyError(Exception):
+    """A body whose chunks are none."""
 
 
 @attrs.define(eq=False)
@@ -110,23 +51,16 @@ class ChunkedReads:
     reads: list[bytes] = attrs.field(factory=list)
     lost: BaseException | None = None
     framing: ChunkedFraming = attrs.field(factory=ChunkedFraming)
-    malformed: MalformedChunkError | None = None
     _unframed: int = 0
     _taken: int = 0
 
     def unframe(self, most_reads: int | None = None) -> bool:
-        """Take the framing off the next reads; True when some are left. What is not framed stays, and is noted as malformed."""
-        if self.malformed is not None:
-            return False
+        """Take the framing off the next reads; True when some are left."""
         upto = len(self.reads) if most_reads is None else min(len(self.reads), self._unframed + most_reads)
         feed, reads = self.framing.feed, self.reads
-        try:
-            for number in range(self._unframed, upto):
-                reads[number] = feed(reads[number])
-                self._unframed = number + 1
-        except MalformedChunkError as error:
-            self.malformed = error
-            return False
+        for number in range(self._unframed, upto):
+            reads[number] = feed(reads[number])
+        self._unframed = upto
         return upto < len(reads)
 
     def rest(self) -> bytes:
@@ -179,16 +113,16 @@ class TimedConnection(client_proto.ResponseHandler):
 
     Args:
         loop: The running loop.
-        clock: For the kernel's stamps; None to take the time when bytes leave the socket.
+        reader: Reads it with the kernel's stamps; None to take the time when bytes leave the socket.
     """
 
     reads: ChunkedReads | ParsedReads | None = None
     """Those of the answer that is coming, or came last; None before its head is known."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: KernelClock | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reader: StampedReader | None) -> None:
         super().__init__(loop)
-        self._clock = clock
-        self._own_socket: socket.socket | None = None
+        self._reader = reader
+        self._number: int | None = None  # the reader's, while it reads this connection
         self._read_error: OSError | None = None
         self._chunked: ChunkedReads | None = None  # while a chunked body is coming
         self._unparsed: list[tuple[float, bytes]] = []
@@ -196,59 +130,41 @@ class TimedConnection(client_proto.ResponseHandler):
         self._message: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open: have it read."""
         super().connection_made(transport)
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_BYTES  # asyncio allocates this much for every read; its default is 256 KiB
-        if self._clock is None:
+        if self._reader is None:
             return
         if transport.get_extra_info("sslcontext") is None and isinstance(transport, asyncio.Transport):
-            self._read_with_stamps(transport, self._clock)
+            transport.pause_reading()  # asyncio's own reads do not ask for stamps; it goes on writing
+            descriptor = transport.get_extra_info("socket").fileno()
+            self._number = self._reader.add(descriptor, self._take, ended=self._read_to_end, broken=self._read_failed)
         else:
-            self._clock.complete = False
+            self._reader.complete = False
 
-    def _read_with_stamps(self, transport: asyncio.Transport, clock: KernelClock) -> None:
-        """Read through a descriptor of our own: asyncio's reads do not ask for stamps. Its transport rests, and writes."""
-        transport.pause_reading()
-        own = self._own_socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-        own.setblocking(False)
-        clock.enable(own)
-        self._loop.add_reader(own.fileno(), self._readable, own.recvmsg, clock)
-
-    def _readable(self, recvmsg: Any, clock: KernelClock) -> None:
-        try:
-            data, ancillary, _, _ = recvmsg(_READ_BYTES, KernelClock.ANCILLARY_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._read_error = error
-            if self.transport is not None:
-                self.transport.abort()
-            return
-        now_s = self._loop.time()
-        if data:
-            self._take(clock.instant_s(ancillary, now_s), data)
-            return
-        self._stop_own_reads()
+    def _read_to_end(self) -> None:
+        self._number = None
         if self.transport is not None:
-            self.transport.resume_reading()  # it finds the end of the stream too, and does what asyncio does then
+            self.transport.resume_reading()  # asyncio finds the end of the stream too, and does what it does then
 
-    def _stop_own_reads(self) -> None:
-        if self._own_socket is not None:
-            self._loop.remove_reader(self._own_socket.fileno())
-            self._own_socket.close()
-            self._own_socket = None
+    def _read_failed(self, error: OSError) -> None:
+        self._number, self._read_error = None, error
+        if self.transport is not None:
+            self.transport.abort()
 
     def pause_reading(self) -> None:
-        """Never while reads are our own: an answer waits in memory until it is whole."""
-        if self._own_socket is None:
+        """Never while it is read with stamps: an answer waits in memory until it is whole."""
+        if self._number is None:
             super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
         """As little."""
-        if self._own_socket is None:
+        if self._number is None:
             super().resume_reading(resume_parser)
 
     def set_response_params(self, **options: Any) -> None:
+        """The next request begins."""
         self.reads = self._chunked = self._payload = self._message = None
         self._head_end = b""
         super().set_response_params(**options)
@@ -273,7 +189,7 @@ class TimedConnection(client_proto.ResponseHandler):
             self._loop.call_soon(self._look_for_end, chunked)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """aiohttp has parsed a head."""
+        """A head has been parsed."""
         self._message = data[0]
         super().feed_data(data, size)
 
@@ -320,9 +236,10 @@ class TimedConnection(client_proto.ResponseHandler):
         if self._chunked is not chunked:
             return
         more = chunked.unframe(most_reads)
-        if chunked.malformed is not None:
+        if chunked.framing.malformed is not None:
             self._chunked = None
-            self._payload.set_exception(chunked.malformed)
+            if self._payload is not None:
+                self._payload.set_exception(MalformedBodyError(chunked.framing.malformed))
             self.force_close()
             if self.transport is not None:
                 self.transport.close()
@@ -333,11 +250,14 @@ class TimedConnection(client_proto.ResponseHandler):
             self._loop.call_soon(self._look_for_end, chunked)
 
     def eof_received(self) -> None:
+        """The peer sends no more."""
         self._finish()
         super().eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_own_reads()
+        """The connection is closed, by `exc` or in order."""
+        if self._number is not None and self._reader is not None:
+            self._reader.remove(self._number)
         self._finish()
         error = exc or self._read_error
         if self.reads is not None:

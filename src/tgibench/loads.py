@@ -167,7 +167,7 @@ class ClosedLoop:
         # a part is given its own number of users and requests: only the numbering is shared
         numbers = self.part.keep_in_turn(itertools.count())
         yield ClosedPhase(
-            users=self.concurrency,
+            users=self.concurrency if self.requests is None else min(self.concurrency, self.requests),
             indices=numbers if self.requests is None else itertools.islice(numbers, self.requests),
             duration_s=self.duration_s,
             think_time_s=self.think_time_s,

@@ -74,10 +74,12 @@ async def run_load(
         on_progress: Called on the event loop after each finished request; keep it short.
 
     Raises:
-        InvalidValueError: `give_up_after` is below 1.
+        InvalidValueError: `give_up_after` is below 1, or `seed` below 0.
     """
     if give_up_after < 1:
         raise InvalidValueError(f"give_up_after must be at least 1, got {give_up_after!r}")
+    if seed < 0:
+        raise InvalidValueError(f"seed must be a whole number of at least 0, got {seed!r}")
     loop = asyncio.get_running_loop()
     async with endpoint.connect() as client:
         run = _Run(client, prompts, seed, timeouts or Timeouts(), give_up_after, keep_chunk_times, on_progress)

@@ -16,9 +16,9 @@ import aiohttp
 import attrs
 from aiohttp import client_proto
 
-from tgibench.connections import KernelClock, TimedConnection
+from tgibench.connections import MalformedBodyError, TimedConnection
 from tgibench.protocols import HttpRequest, ResponseHead
-from tgibench.protocols._chunked import MalformedChunkError
+from tgibench.receive_stamps import StampedReader
 from tgibench.records import Failure, FailureKind, StampSource
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ async def open_transport(
 ) -> AsyncIterator[AiohttpTransport]:
     """A transport to one server; leaving the context closes its connections."""
     connector = aiohttp.TCPConnector(limit=0, ssl=verify_tls, keepalive_timeout=_KEEP_ALIVE_S)
-    clock = KernelClock() if KernelClock.available(asyncio.get_running_loop()) else None
-    hooked = _hook(connector, clock)
+    loop = asyncio.get_running_loop()
+    reader = StampedReader(loop) if StampedReader.available(loop) else None
+    hooked = _hook(connector, reader)
     try:
         async with aiohttp.ClientSession(
             connector=connector,
@@ -91,10 +92,10 @@ async def open_transport(
             read_bufsize=_BUFFER_BYTES,
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
-            yield AiohttpTransport(session, url.rstrip("/"), hooked=hooked, clock=clock)
+            yield AiohttpTransport(session, url.rstrip("/"), hooked=hooked, reader=reader)
     finally:
-        if clock is not None:
-            clock.close()
+        if reader is not None:
+            reader.close()
 
 
 @attrs.frozen(eq=False)
@@ -104,14 +105,14 @@ class AiohttpTransport:
     _session: aiohttp.ClientSession
     _url: str
     _hooked: bool = attrs.field(kw_only=True)
-    _clock: KernelClock | None = attrs.field(kw_only=True)
+    _reader: StampedReader | None = attrs.field(kw_only=True)
 
     @property
     def stamps(self) -> StampSource:
         """KERNEL as long as every read had a stamp, else SOCKET_READ; STREAM_READ without the hooks."""
         if not self._hooked:
             return StampSource.STREAM_READ
-        return StampSource.KERNEL if self._clock is not None and self._clock.complete else StampSource.SOCKET_READ
+        return StampSource.KERNEL if self._reader is not None and self._reader.complete else StampSource.SOCKET_READ
 
     async def exchange(self, request: HttpRequest, arrivals: Arrivals, *, connect_timeout_s: float) -> Failure | None:
         """Send and wait; nothing is ever sent a second time."""
@@ -133,7 +134,7 @@ class AiohttpTransport:
                 await _timed_body(response, arrivals)
             else:
                 await _streamed_body(response, arrivals)
-        except (aiohttp.ClientError, OSError, TimeoutError, MalformedChunkError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, MalformedBodyError) as error:
             return _failure(error, response, connect_timeout_s)
         finally:
             if response is not None:
@@ -153,7 +154,7 @@ class _TimedResponse(aiohttp.ClientResponse):
         return self
 
 
-def _hook(connector: aiohttp.TCPConnector, clock: KernelClock | None) -> bool:
+def _hook(connector: aiohttp.TCPConnector, reader: StampedReader | None) -> bool:
     """Have a connector make timed connections; False where this aiohttp is built otherwise."""
     parts = (
         hasattr(connector, "_factory"),
@@ -165,7 +166,7 @@ def _hook(connector: aiohttp.TCPConnector, clock: KernelClock | None) -> bool:
     )
     if not all(parts):
         return False
-    factory: Any = functools.partial(TimedConnection, loop=asyncio.get_running_loop(), clock=clock)
+    factory: Any = functools.partial(TimedConnection, loop=asyncio.get_running_loop(), reader=reader)
     connector._factory = factory  # noqa: SLF001
     return True
 
