@@ -202,7 +202,13 @@ def child(name, url, streams, tokens):
 
 def measure(folder, name, streams, arguments):
     """Run one client in a fresh process against a fresh server."""
-    server = [f"{folder}/token_server", str(arguments.tokens), str(FIRST_MS), str(arguments.gap_ms), str(int(arguments.aligned))]
+    server = [
+        f"{folder}/token_server",
+        str(arguments.tokens),
+        str(FIRST_MS),
+        str(arguments.gap_ms),
+        str(int(arguments.aligned)),
+    ]
     with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         port = process.stdout.readline().strip()
         if CLIENTS[name] is None:
@@ -231,7 +237,9 @@ def compare(folder, arguments):
 def report(streams, arguments, runs):
     """Medians of one number of streams."""
     how = "on aligned ticks" if arguments.aligned else "each on its own schedule"
-    print(f"\n{streams} streams {how}, {arguments.tokens} tokens each, one every {arguments.gap_ms:g} ms; medians of {arguments.repeats}")
+    print(
+        f"\n{streams} streams {how}, {arguments.tokens} tokens each, one every {arguments.gap_ms:g} ms; medians of {arguments.repeats}"
+    )
     print(f"{'client':24}{'x C':>6}" + "".join(f"{heading:>15}" for heading in FIGURES.values()) + "  stamps")
     floor = statistics.median(result["cpu_us"] for result in runs["C"])
     for name, results in runs.items():
@@ -242,7 +250,9 @@ def report(streams, arguments, runs):
 
 def find_limit(folder, arguments):
     """The most streams, doubled and then bisected, at which the lag's p99 keeps to the limit; in turns, so that all see the same machine."""
-    print(f"\nmost tokens/s at a lag p99 of {LAG_LIMIT_MS:g} ms, one core, {1e3 / arguments.gap_ms:g} tokens/s a stream; best of {arguments.repeats}")
+    print(
+        f"\nmost tokens/s at a lag p99 of {LAG_LIMIT_MS:g} ms, one core, {1e3 / arguments.gap_ms:g} tokens/s a stream; best of {arguments.repeats}"
+    )
     rate = 1e3 / arguments.gap_ms
     for name in CLIENTS:
         held = 0
@@ -266,7 +276,9 @@ def main():
     parser.add_argument("--limit", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    print(f"{platform.platform()}, Python {platform.python_version()}, aiohttp {aiohttp.__version__}, {os.cpu_count()} cores")
+    print(
+        f"{platform.platform()}, Python {platform.python_version()}, aiohttp {aiohttp.__version__}, {os.cpu_count()} cores"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for program in ("token_server", "token_client"):
             source = Path(__file__).with_name(f"{program}.c")
