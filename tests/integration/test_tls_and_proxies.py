@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -96,21 +97,32 @@ async def test_attaching_to_a_server_with_such_a_certificate_says_so_at_once(tls
             assert endpoint.verify_tls is False
 
 
-async def test_the_command_checks_the_certificate_unless_told_otherwise(tls):
-    """One sentence and exit code 2; with the option, the cell."""
+async def test_the_command_checks_the_certificate_unless_told_otherwise(tls, certificate):
+    """One sentence and exit code 2; with the option, or the authority's certificate trusted, the cell."""
 
-    async def run(url, *options):
+    async def run(url, *options, **variables):
         command = [sys.executable, "-m", "tgibench", "run", "--url", url, "--concurrency", "1", "--requests", "1"]
         return await asyncio.to_thread(
-            subprocess.run, [*command, "--json", *options], capture_output=True, text=True, timeout=60, check=False
+            subprocess.run,
+            [*command, "--json", *options],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
 
     async with scripted_server(lambda _: [HEAD, chunk(EVENTS), END], tls=tls) as url:
         refused, accepted = await run(url), await run(url, "--no-verify-tls")
+        trusted = await run(url, SSL_CERT_FILE=str(certificate[0]))
+        elsewhere = await run(url.replace("127.0.0.1", "localhost"), SSL_CERT_FILE=str(certificate[0]))
     assert (refused.returncode, refused.stdout) == (2, "[]\n")
     assert "certificate verify failed" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert json.loads(accepted.stdout)[0]["counts"]["succeeded"] == 1, accepted.stderr
+    for done in (accepted, trusted):
+        assert json.loads(done.stdout)[0]["counts"]["succeeded"] == 1, done.stderr
+    assert (elsewhere.returncode, elsewhere.stdout) == (2, "[]\n"), "trusted, but not for that name"
+    assert "localhost" in elsewhere.stderr
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
