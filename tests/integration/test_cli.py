@@ -92,6 +92,7 @@ def test_results_are_stored_shown_and_not_measured_again(server, tmp_path):
     [
         (["--rate", "-1", "--duration", "5"], "rate_rps must be a number above 0, got -1.0"),
         (["--concurrency", "0", "--duration", "5"], "concurrency must be a whole number of at least 1, got 0"),
+        (["--concurrency", "1", "--duration", "5", "--seed", "-1"], "-1 is not in the range x>=0"),
         (["--concurrency", "x", "--duration", "5"], "--concurrency must be numbers with commas"),
         (["--concurrency", "1"], "give either --duration"),
         (["--duration", "5"], "give either --concurrency or --rate"),

@@ -51,7 +51,7 @@ def tgibench() -> None:
 @click.option("--input-tokens", type=int, default=128, show_default=True, help="Length of the synthetic prompts.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="File of prompts (JSON or JSON lines) instead.")
 @click.option("--no-stream", is_flag=True, help="Ask for whole answers: no TTFT, but TGI's own timings.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and prompts.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of arrivals and prompts.")
 @click.option("--api-key-env", help="Name of the environment variable that holds the bearer token.")
 @click.option("--no-verify-tls", is_flag=True, help="Accept any certificate of the server.")
 @click.option("--ready-timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the server.")
