@@ -46,3 +46,18 @@ def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     _install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def size(session: nox.Session) -> None:
+    """The core installation, dependencies included, stays below 100 MB."""
+    session.install(".")
+    measured = (
+        "import pathlib, sysconfig; root = pathlib.Path(sysconfig.get_path('purelib'));"
+        "installers = ('pip', 'setuptools', 'wheel', 'pkg_resources', '_distutils_hack');"
+        "kept = [p for p in root.iterdir() if not p.name.startswith(installers)];"
+        "files = [f for p in kept for f in ([p] if p.is_file() else p.rglob('*')) if f.is_file()];"
+        "megabytes = sum(f.stat().st_size for f in files) / 1e6;"
+        "assert files; print(f'{megabytes:.0f} MB'); raise SystemExit(megabytes >= 100)"
+    )
+    session.run("python", "-c", measured)

@@ -101,7 +101,7 @@ async def sweep(
         keep_chunk_times: Whether per-request and per-chunk columns are stored too (`.npz`, beside the cell).
 
     Raises:
-        InvalidValueError: There is no deployment or no load.
+        InvalidValueError: There is no deployment or no load, or the seed is negative.
         ResultsError: The store cannot be read or written.
         TeardownError: Something that was started could not be stopped; nothing further is started then.
     """
@@ -110,6 +110,8 @@ async def sweep(
         raise InvalidValueError(
             f"a sweep needs at least one deployment and one load, got {len(deployments)} and {len(loads)}"
         )
+    if seed < 0:
+        raise InvalidValueError(f"seed must be a whole number of at least 0, got {seed!r}")
     plan = _Plan(
         backend=backend,
         prompts=prompts,

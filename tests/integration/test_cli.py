@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -90,6 +92,7 @@ def test_results_are_stored_shown_and_not_measured_again(server, tmp_path):
     [
         (["--rate", "-1", "--duration", "5"], "rate_rps must be a number above 0, got -1.0"),
         (["--concurrency", "0", "--duration", "5"], "concurrency must be a whole number of at least 1, got 0"),
+        (["--concurrency", "1", "--duration", "5", "--seed", "-1"], "-1 is not in the range x>=0"),
         (["--concurrency", "x", "--duration", "5"], "--concurrency must be numbers with commas"),
         (["--concurrency", "1"], "give either --duration"),
         (["--duration", "5"], "give either --concurrency or --rate"),
@@ -180,3 +183,66 @@ def test_ctrl_c_in_the_demo_starts_nothing_further(tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "over HTTP" not in stdout
+
+
+def run_on_terminal(*arguments):
+    """Run the command with a terminal of 150 columns for its standard error: its exit code, standard output, and what was drawn."""
+    terminal, its_end = pty.openpty()
+    drawn = []
+
+    def read():
+        try:
+            while data := os.read(terminal, 65536):
+                drawn.append(data)
+        except OSError:  # Linux's way of saying that nobody writes any more
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        process = subprocess.Popen(
+            [*TGIBENCH, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=its_end,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "50"},
+            text=True,
+        )
+    finally:
+        os.close(its_end)
+    stdout, _ = process.communicate(timeout=100)
+    reader.join(timeout=30)
+    os.close(terminal)
+    return process.returncode, stdout, b"".join(drawn).decode()
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_table_and_bar_are_drawn_live_on_the_terminal_and_standard_output_stays_clean(server, options):
+    """While the second load runs, the first one's row stands above a moving bar; all of it is wiped out at the end."""
+    code, stdout, drawn = run_on_terminal(
+        "run", "--url", server, "--concurrency", "1,2", "--duration", "1.5", "--max-new-tokens", "4", *options
+    )  # fmt: skip
+    assert code == 0, drawn
+    frames = drawn.split("Measurements (times in ms")[1:]
+    assert len(frames) > 5, "drawn again and again"
+    first = [frame for frame in frames if ": 1 user " in frame and "in flight" in frame]
+    second = [frame for frame in frames if ": 2 users " in frame and "in flight" in frame]
+    assert first
+    assert not any("EMULATED" in frame for frame in first), "no row before there is a cell"
+    assert second
+    assert all("EMULATED" in frame for frame in second), "the finished cell's row"
+    assert all("1/2" in frame for frame in second), "the bar"
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in drawn
+    assert drawn.rstrip().endswith("\x1b[2K"), "the last thing is that a line is erased"
+    assert "\x1b" not in stdout
+    if options:
+        assert [cell["load"] for cell in json.loads(stdout)] == ["1 user", "2 users"]
+    else:
+        assert stdout.count("EMULATED") == 2
+
+
+def test_without_a_terminal_nothing_is_drawn(server):
+    """Logs of a batch job hold no escape codes, no bar and no half-finished table."""
+    done = run("run", "--url", server, "--concurrency", "1", "--requests", "2", "--max-new-tokens", "4")
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout

@@ -181,3 +181,20 @@ async def test_numbers_of_a_server_are_measured():
     answer = b"".join(tgi_event(number, 2) for number in (1, 2)).decode()
     async with answering(serving(info=(200, TGI_INFO), generate_stream=(200, answer))) as url:
         assert await source_at(url) is tb.Source.MEASURED
+
+
+@pytest.mark.parametrize(
+    ("version", "outcome"),
+    [
+        ("2.0.4", {"succeeded": 0, "failures": {tb.FailureKind.TRUNCATED: 3}}),
+        ("2.2.0", {"succeeded": 3, "failures": {}}),
+        ("3.3.7", {"succeeded": 3, "failures": {}}),
+    ],
+)
+async def test_completions_that_say_no_end_count_as_truncated(version, outcome):
+    """TGI before 2.2 ends a stream of `/v1/completions` without a finish reason or [DONE]: a cut one looks the same."""
+    deployment = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.12xlarge", tensor_parallel=4, server_version=version)
+    async with emulator_server(deployment, port=0) as url:
+        endpoint = tb.HttpEndpoint(url, tb.OpenAICompletionsProtocol())
+        log = await tb.run_load(endpoint, tb.ClosedLoop(1, requests=3), tb.SyntheticPrompts(max_new_tokens=2))
+    assert {"succeeded": log.counts["succeeded"], "failures": log.failures} == outcome

@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,76 @@ async def test_a_server_does_not_read_the_callers_input():
     with pytest.raises(tb.DeployError, match=r"(?s)exit code 4.*read ''"):
         async with backend.deploy(DEPLOYMENT):
             pass
+
+
+MEASURER = """
+import asyncio, sys
+import tgibench as tb
+async def main():
+    backend = tb.ProcessBackend((sys.executable, "-c", sys.argv[1], "{port}"), stop_timeout_s=0.3)
+    async with backend.deploy(tb.Deployment("model", "machine")):
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+NEVER_READY = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+
+
+def marked(mark):
+    """Process ids of all that runs with a mark in its environment, whoever its parent is by now."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (path / "environ").read_bytes():
+                found.add(int(path.name))
+    return found
+
+
+def until(look):
+    """Wait until something is true; pytest's time limit says when it never is."""
+    while not look():
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("when", ["in use", "while it starts"])
+def test_a_measuring_process_that_is_killed_leaves_nothing_running(when):
+    """SIGKILL runs no `finally`: the server that ignores SIGTERM, its child and the guard are gone all the same."""
+    mark = f"TGIBENCH_TEST_MARK={os.getpid()}-{when.replace(' ', '-')}"
+    name, _, value = mark.partition("=")
+    server = STUBBORN if when == "in use" else NEVER_READY
+    measurer = subprocess.Popen(
+        [sys.executable, "-c", MEASURER, server], env={**os.environ, name: value}, stdout=subprocess.PIPE, text=True
+    )
+    if when == "in use":
+        assert measurer.stdout.readline() == "ready\n"
+        assert len(marked(mark)) == 4, "measurer, server, its child, guard"
+    else:
+        until(lambda: len(marked(mark)) >= 3)
+    measurer.kill()
+    measurer.communicate(timeout=30)
+    until(lambda: not marked(mark))
+
+
+async def test_a_program_that_cannot_be_run_is_told(tmp_path):
+    """It is there, but no program: its exit code and the system's words."""
+    program = tmp_path / "server"
+    program.write_bytes(b"\x7fELF and nothing more")
+    program.chmod(0o755)
+    with pytest.raises(tb.DeployError, match=r"(?s)exit code 127.*cannot start .*server: "):
+        async with tb.ProcessBackend((program.as_posix(), "{port}")).deploy(DEPLOYMENT):
+            pass
+
+
+def test_a_server_is_stopped_under_another_event_loop():
+    """One that starts processes in its own way."""
+    uvloop = pytest.importorskip("uvloop")
+    mark = f"{os.getpid()}-uvloop"
+    backend = tb.ProcessBackend(python(STUBBORN), stop_timeout_s=0.3, environment={"TGIBENCH_TEST_MARK": mark})
+
+    async def use():
+        async with backend.deploy(DEPLOYMENT):
+            return len(marked(mark))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(use()) == 3, "server, its child, guard"
+    assert marked(mark) == set()

@@ -110,13 +110,50 @@ def test_every_single_cut_gives_the_whole_answer(protocol, data):
 
 @pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\r\r", "\n:\n\n"])
 @pytest.mark.parametrize("prefix", ["data:", "data: ", ":\ndata: ", "data: \ndata: "])
-def test_events_that_come_whole_and_events_that_come_cut_give_the_same_answer(prefix, end):
+@pytest.mark.parametrize(
+    ("protocol", "counts"), [(tb.TgiProtocol(), [1, 1, 0, 1, 1]), (tb.OpenAIChatProtocol(), [1, 1, 1, 0])]
+)
+def test_events_that_come_whole_and_events_that_come_cut_give_the_same_answer(protocol, counts, prefix, end):
     """One event a read, but for one further cut at each byte: what is left of an event never joins the next."""
-    data = tgi_stream(["a", "\u00e9", "", '"'], ascii_only=False, spaced=False, end=end, prefix=prefix)
+    texts = ["a", "\u00e9", "", '"']
+    if protocol.name == "tgi":
+        data = tgi_stream(texts, ascii_only=False, spaced=False, end=end, prefix=prefix)
+    else:
+        data = chat_stream(texts, end=end).replace(b"data: {", prefix.encode() + b"{")
     ends = [place + len(end) for place in range(len(data)) if data.startswith(end.encode(), place)]
-    whole = decoded(tb.TgiProtocol(), [data])
-    assert all(decoded(tb.TgiProtocol(), cut(data, [*ends, place])) == whole for place in range(len(data)))
-    assert whole[0] == [1, 1, 0, 1, 1]
+    whole = decoded(protocol, [data])
+    assert all(decoded(protocol, cut(data, [*ends, place])) == whole for place in range(len(data)))
+    assert whole[0] == counts
+    assert whole[1].failure is None
+
+
+@settings(deadline=None)
+@given(
+    order=st.lists(st.sampled_from(["text", "error", "odd", "json", "other", "nul"]), max_size=8),
+    places=st.lists(st.integers(0, 10_000), max_size=4),
+)
+@pytest.mark.parametrize("protocol", [tb.TgiProtocol(), tb.OpenAIChatProtocol()])
+def test_after_a_failure_nothing_counts_however_the_events_come(protocol, order, places):
+    """One event a read, cut further, or byte by byte: the same numbers and the same failure."""
+    if protocol.name == "tgi":
+        text = b'{"token":{"id":1,"text":"a","logprob":-1.5,"special":false},"generated_text":null,"details":null}'
+    else:
+        text = b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}'
+    events = {
+        "text": b"data: " + text + b"\n\n",
+        "error": b'data: {"error":"Model is overloaded"}\n\n',
+        "odd": b"data: " + text.replace(b'"a"', b'"\\x"') + b"\n\n",
+        "json": b"data: " + text.replace(b":", b": ") + b"\n\n",
+        "other": b"data:" + text.replace(b'"a"', b'"b \\" c"') + b"\r\n\r\n",
+        "nul": b"\x00a\x00",
+    }
+    reads = [events[name] for name in order]
+    ends = list(itertools.accumulate(map(len, reads)))
+    data = b"".join(reads)
+    expected = decoded(protocol, [bytes([byte]) for byte in data])
+    assert decoded(protocol, reads) == expected
+    assert decoded(protocol, cut(data, [*ends, *places])) == expected
+    assert decoded(protocol, [data]) == expected
 
 
 @settings(deadline=None)
@@ -226,16 +263,27 @@ RAW_TEXTS = st.lists(
 def test_the_routine_way_and_the_json_parser_agree_on_every_event(protocol, event, empty, raw_texts):
     """A field that no routine event has sends the same events through the parser."""
 
-    def completion(further):
+    def completion(further, *, together=False):
         routine = json.dumps({**event, **further}, separators=(",", ":")).encode()
         first = routine.replace(empty, empty[:-1] + b'a"')
         events = [first, *(routine.replace(empty, empty[:-1] + raw + b'"') for raw in raw_texts)]
-        return decoded(protocol, [b"data: " + data + b"\n\n" for data in events])
+        reads = [b"data: " + data + b"\n\n" for data in events]
+        return decoded(protocol, [b"".join(reads)] if together else reads)
 
-    (fast_counts, fast), (slow_counts, slow) = (
-        completion({}),
-        completion({"top_tokens": [{"content": "x", "text": "y"}], "usage": {"x": 1}}),
-    )
-    assert fast.failure.kind is slow.failure.kind
-    if fast.failure.kind is tb.FailureKind.TRUNCATED:
-        assert (fast_counts, fast.text) == (slow_counts, slow.text)
+    slow_counts, slow = completion({"top_tokens": [{"content": "x", "text": "y"}], "usage": {"x": 1}})
+    for together in (False, True):  # an event a read, and all events in one
+        fast_counts, fast = completion({}, together=together)
+        assert fast.failure.kind is slow.failure.kind
+        if fast.failure.kind is tb.FailureKind.TRUNCATED:
+            assert (fast_counts, fast.text) == (slow_counts, slow.text)
+
+
+def test_a_chunk_of_several_texts_is_never_taken_for_one_of_a_single():
+    """Reasoning that stays the same beside content that changes: both are text, each time."""
+    chunks = [
+        {"choices": [{"index": 0, "delta": {"reasoning": "r", "content": text}, "finish_reason": None}]}
+        for text in ("a", "b", "c")
+    ]
+    reads = [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks]
+    counts, completion = decoded(tb.OpenAIChatProtocol(), reads)
+    assert (counts, completion.text) == ([1, 1, 1], "rarbrc")

@@ -15,6 +15,13 @@ def test_importing_loads_nothing_heavy():
     assert done.stdout.strip() == ""
 
 
+def test_the_contracts_need_no_pytest():
+    """They are for any runner: importing them loads no test library."""
+    code = "import sys, tgibench.testing; print(*sorted({'pytest', '_pytest', 'hypothesis'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_every_public_name_is_there():
     """What `__all__` promises can be had."""
     assert [name for name in tb.__all__ if not hasattr(tb, name)] == []

@@ -199,6 +199,14 @@ def test_a_sweep_of_nothing_is_refused():
         tb.virtual_time.run(tb.sweep([], LOADS, backend=FakeBackend(), prompts=PROMPTS))
 
 
+def test_a_negative_seed_is_refused_before_anything_is_deployed():
+    """Generators take none."""
+    backend = FakeBackend()
+    with pytest.raises(tb.InvalidValueError, match="seed must be a whole number of at least 0, got -1"):
+        tb.virtual_time.run(tb.sweep(DEPLOYMENTS, LOADS, backend=backend, prompts=PROMPTS, seed=-1))
+    assert backend.started == []
+
+
 def test_progress_tells_where_the_sweep_is():
     """It ends with all cells done."""
     seen = []

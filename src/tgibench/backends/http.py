@@ -82,7 +82,7 @@ async def wait_until_ready(endpoint: HttpEndpoint, *, timeout_s: float) -> None:
     """Ask for `/health` until it is answered by anything but a server's error; a server without that path is ready too.
 
     Raises:
-        DeployError: Not in time; the message has the last reason.
+        DeployError: Not in time, with the last reason; at once where its certificate is not valid.
     """
     reason = "no answer"
     async with _session(endpoint) as session:
@@ -127,6 +127,8 @@ async def _unhealthy(session: aiohttp.ClientSession, endpoint: HttpEndpoint) -> 
             return f"/health answers {response.status}" if response.status >= 500 else None
     except TimeoutError:
         return f"/health does not answer within {_PROBE_S:g} s"
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise DeployError(f"{endpoint.url}: {error.certificate_error}; verify_tls=False accepts it unseen") from error
     except (aiohttp.ClientError, OSError) as error:
         return str(error) or type(error).__name__
 

@@ -1,4 +1,7 @@
-"""Starts a server on this machine, waits until it is ready and stops it with all its children."""
+"""Starts a server on this machine, waits until it is ready and stops it with all its children.
+
+A guard beside the server does the stopping where this process cannot any more: see `tgibench.backends._launcher`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import socket
+import sys
 from collections import deque
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
@@ -35,6 +40,7 @@ _LAST_LINES = 20
 _LINE_BYTES = 1 << 16
 _KILL_S = 10.0
 _POLL_S = 0.05
+_LAUNCHER = Path(__file__).with_name("_launcher.py")
 
 
 def _command(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
@@ -51,6 +57,9 @@ def _as_tuple(command: Iterable[str]) -> tuple[str, ...]:
 @attrs.frozen
 class ProcessBackend:
     """A server of one's own on this machine: `text-generation-launcher`, `vllm serve`, `transformers serve`, ….
+
+    It is stopped with all processes of its group when the context is left, and also when this process dies, by SIGKILL too. What leaves
+    the group (a daemon that begins a session of its own) is beyond reach.
 
     Args:
         command: Program and arguments. ``{port}`` stands for a free port, ``{model_id}`` and the other names of `Deployment`'s fields
@@ -90,31 +99,38 @@ class ProcessBackend:
         """
         port = _free_port()
         log = _Log()
-        process = await self._start(deployment, port, log)
-        try:
-            endpoint = HttpEndpoint(f"http://127.0.0.1:{port}", self.protocol)
-            await self._until_ready(process, endpoint, log)
-            yield attrs.evolve(endpoint, facts=await learn_facts(endpoint))
-        finally:
-            await _to_the_end(self._stop(process))
+        with _Guard() as guard:
+            process = await self._start(deployment, port, log, guard)
+            try:
+                endpoint = HttpEndpoint(f"http://127.0.0.1:{port}", self.protocol)
+                await self._until_ready(process, endpoint, log)
+                yield attrs.evolve(endpoint, facts=await learn_facts(endpoint))
+            finally:
+                await _to_the_end(self._stop(process, guard))
 
-    async def _start(self, deployment: Deployment, port: int, log: _Log) -> _Server:
+    async def _start(self, deployment: Deployment, port: int, log: _Log, guard: _Guard) -> _Server:
         values = {**attrs.asdict(deployment), "port": port}
         command = [_filled(part, values) for part in self.command]
         environment = {**os.environ, **dict(deployment.environment), **self.environment}
+        if shutil.which(command[0], path=environment.get("PATH")) is None:
+            raise DeployError(f"cannot start {shlex.join(command)}: there is no such program")
         loop = asyncio.get_running_loop()
-        try:
-            transport, protocol = await loop.subprocess_exec(
-                lambda: _Server(log),
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,  # never the input of whoever measures
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # a group of its own: its children are stopped with it
-            )
-        except OSError as error:
-            raise DeployError(f"cannot start {shlex.join(command)}: {error.strerror or error}") from error
+        with guard.other_end as end:
+            launcher = (sys.executable, "-I", "-S", str(_LAUNCHER), str(end.fileno()), str(self.stop_timeout_s))
+            try:
+                transport, protocol = await loop.subprocess_exec(
+                    lambda: _Server(log),
+                    *launcher,
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,  # never the input of whoever measures
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env=environment,
+                    pass_fds=(end.fileno(),),
+                    start_new_session=True,  # a group of its own: its children are stopped with it
+                )
+            except OSError as error:
+                raise DeployError(f"cannot start {shlex.join(command)}: {error.strerror or error}") from error
         protocol.transport, protocol.pid = transport, transport.get_pid()
         return protocol
 
@@ -129,12 +145,13 @@ class ProcessBackend:
         except DeployError as error:
             raise DeployError(f"{error}{log.last()}") from None
 
-    async def _stop(self, server: _Server) -> None:
+    async def _stop(self, server: _Server, guard: _Guard) -> None:
         """Ask, wait, kill; then make sure that nothing of the process group is left."""
         try:
             for number, patience_s in ((signal.SIGTERM, self.stop_timeout_s), (signal.SIGKILL, _KILL_S)):
                 _signal_group(server.pid, number)
                 if await _gone(server, patience_s):
+                    await guard.dismiss()
                     return
         finally:
             server.transport.close()
@@ -151,6 +168,28 @@ async def _gone(server: _Server, patience_s: float) -> bool:
             return False
         await asyncio.sleep(_POLL_S)  # there is no event for the end of a process that is not one's child
     return True
+
+
+class _Guard:
+    """This process's end of the socket to the guard; should this process die, its end closes, and the guard stops the server."""
+
+    def __init__(self) -> None:
+        self._end, self.other_end = socket.socketpair()
+        self._end.setblocking(False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
+        self.other_end.close()
+
+    async def dismiss(self) -> None:
+        """Nothing is left to guard: let it go, and wait until it is gone."""
+        with contextlib.suppress(OSError, TimeoutError):  # it was gone already, or never came into being
+            async with asyncio.timeout(_KILL_S):
+                self._end.send(b".")
+                await asyncio.get_running_loop().sock_recv(self._end, 1)
 
 
 class _Log:

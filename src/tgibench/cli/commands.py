@@ -51,8 +51,9 @@ def tgibench() -> None:
 @click.option("--input-tokens", type=int, default=128, show_default=True, help="Length of the synthetic prompts.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="File of prompts (JSON or JSON lines) instead.")
 @click.option("--no-stream", is_flag=True, help="Ask for whole answers: no TTFT, but TGI's own timings.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and prompts.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of arrivals and prompts.")
 @click.option("--api-key-env", help="Name of the environment variable that holds the bearer token.")
+@click.option("--no-verify-tls", is_flag=True, help="Accept any certificate of the server.")
 @click.option("--ready-timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the server.")
 @click.option(
     "--store", type=click.Path(path_type=Path), help="Folder for the results; finished runs are not repeated."
@@ -66,6 +67,7 @@ def run(**options: Any) -> None:
         _protocol(options["protocol"], options["model"]),
         api_key=_api_key(options["api_key_env"]),
         ready_timeout_s=options["ready_timeout"],
+        verify_tls=not options["no_verify_tls"],
     )
     address = urlsplit(options["url"])
     deployment = tb.Deployment(options["model"] or "server", address.netloc, server=options["protocol"])

@@ -33,6 +33,7 @@ __all__ = ["OpenAIChatProtocol", "OpenAICompletionsProtocol"]
 _STRING_BODY = rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
 _TEXT_FIELD = re.compile(rb'"(?:content|text)":\s?"(' + _STRING_BODY + rb')"')
 _is_string_body = re.compile(_STRING_BODY).fullmatch
+_PREFIXES = (b"data:", b"data: ")
 
 
 @attrs.frozen
@@ -163,18 +164,31 @@ class _OpenAIStream:
         self._events = EventStream()
         self._answer = _Answer()
         self._done = False
-        # the bytes around the text of the last chunk: where they come again, only the text differs
-        self._before = self._after = b"\0"
+        # The bytes around the text of a chunk, within its event and within a read that was that event alone: where they come
+        # again, only the text differs. None before the first, and after a failure.
+        self._around: tuple[bytes, bytes] | None = None
+        self._around_in_read: tuple[bytes, bytes] | None = None
 
     def feed(self, data: bytes) -> list[int]:
-        return [number for event in self._events.feed(data) if (number := self._take(event)) is not None]
+        around = self._around_in_read
+        if around and data.startswith(around[0]) and data.endswith(around[1]) and self._events.between_events():
+            raw = data[len(around[0]) : -len(around[1])]  # empty where the two overlap
+            if raw and _is_string_body(raw):
+                self._answer.raw_texts.append(raw)
+                return [1]
+        events = self._events.feed(data)
+        numbers = [number for event in events if (number := self._take(event)) is not None]
+        if len(events) == 1:
+            self._remember_read(data, events[0])
+        return numbers
 
     def _take(self, event: bytes) -> int | None:
         if self._answer.failure:
             return None
-        if event.startswith(self._before) and event.endswith(self._after):
-            raw = event[len(self._before) : -len(self._after)]
-            if raw and len(self._before) + len(self._after) < len(event) and _is_string_body(raw):
+        around = self._around
+        if around and event.startswith(around[0]) and event.endswith(around[1]):
+            raw = event[len(around[0]) : -len(around[1])]
+            if raw and _is_string_body(raw):
                 self._answer.raw_texts.append(raw)
                 return 1
         if event == b"[DONE]":
@@ -184,15 +198,26 @@ class _OpenAIStream:
             number = self._answer.take(json_object(event), "delta")
         except UndecodableError as error:
             self._answer.failure = undecodable(error)
-            return None
-        if number:
+            number = None
+        if self._answer.failure:
+            self._around = self._around_in_read = None
+        elif number:
             self._remember(event)
         return number
 
     def _remember(self, event: bytes) -> None:
         fields = list(_TEXT_FIELD.finditer(event))
         if len(fields) == 1 and self._answer.finish_reason is None and not self._answer.usage:
-            self._before, self._after = event[: fields[0].start(1)], event[fields[0].end(1) :]
+            (field,) = fields
+            if json.loads(b'"%b"' % field[1]) == json.loads(
+                b'"%b"' % self._answer.raw_texts[-1]
+            ):  # all of the chunk's text
+                self._around = event[: field.start(1)], event[field.end(1) :]
+
+    def _remember_read(self, data: bytes, event: bytes) -> None:
+        prefix = data[: -len(event) - 2]
+        if self._around and prefix in _PREFIXES and data.endswith(event + b"\n\n"):
+            self._around_in_read = prefix + self._around[0], self._around[1] + b"\n\n"
 
     def close(self, *, clean: bool = True) -> Completion:
         answer = self._answer

@@ -1,0 +1,121 @@
+"""The protocols that tgibench ships pass the contract that it ships."""
+
+from __future__ import annotations
+
+import json
+
+import tgibench as tb
+from scripted_server import chat_event, tgi_event
+from tgibench.protocols import ResponseHead
+from tgibench.testing import Answer, ProtocolContract
+
+JSON = ResponseHead(200, {"content-type": "application/json"})
+TGI_LAST = (
+    b'{"index":3,"token":{"id":2,"text":"","logprob":-0.1,"special":true},"generated_text":"a caf\xc3\xa9",'
+    b'"details":{"finish_reason":"eos_token","generated_tokens":3,"seed":null,"input_length":9}}'
+)
+
+
+def tgi_answers(prefix=b"data: ", end=b"\n\n"):
+    """As TGI writes them, in one framing."""
+    tokens = [
+        b'{"index":%d,"token":{"id":5,"text":"%s","logprob":-0.5,"special":false},"generated_text":null,"details":null}'
+        % (number, text)
+        for number, text in enumerate((b"a", b" caf\xc3\xa9"), start=1)
+    ]
+    body = b"".join(prefix + token + end for token in tokens)
+    said = {"output_tokens": 3, "input_tokens": 9, "finish_reason": "eos_token"}
+    error = b'{"error":"Request failed during generation: Server error: x","error_type":"generation"}'
+    overloaded = b'{"error":"Model is overloaded","error_type":"overloaded"}'
+    return (
+        Answer(body=body, end=prefix + TGI_LAST + end, text="a caf\u00e9", **said),
+        Answer(body=b":\n\n" + body + prefix + error + end, failure=tb.FailureKind.GENERATION),
+        Answer(body=prefix + overloaded + end, failure=tb.FailureKind.OVERLOADED),
+    )
+
+
+SPACED = Answer(
+    body=tgi_event(1, 2), end=tgi_event(2, 2), text="all of it", output_tokens=2, finish_reason="length"
+)  # fmt: skip
+
+
+def tgi_body(before=b"{", after=b"}"):
+    """A whole answer of `/generate`, or a list of one as the root path gives it."""
+    details = b'"details":{"finish_reason":"length","generated_tokens":2,"seed":null,"prefill":[],"tokens":[]}'
+    return Answer(
+        head=ResponseHead(200, {"content-type": "application/json", "x-prompt-tokens": "4"}),
+        streamed=False,
+        body=before + b'"generated_text":"caf\xc3\xa9",' + details,
+        end=after,
+        text="caf\u00e9",
+        output_tokens=2,
+        input_tokens=4,
+        finish_reason="length",
+    )
+
+
+class TestTgi(ProtocolContract):
+    """`/generate` and `/generate_stream`, framed as TGI did before and since 2.1, and otherwise."""
+
+    protocol = tb.TgiProtocol()
+    answers = (*tgi_answers(), *tgi_answers(b"data:"), *tgi_answers(end=b"\r\n\r\n"), SPACED, tgi_body())
+
+
+class TestTgiCompat(ProtocolContract):
+    """The root path."""
+
+    protocol = tb.TgiCompatProtocol()
+    answers = (*tgi_answers(), tgi_body(), tgi_body(b"[{", b"}]"))
+
+
+def openai_chunk(text, *, part, **further):
+    """A chunk of a chat or of a completion."""
+    said = {"delta": {"role": "assistant", "content": text}} if part == "delta" else {"text": text}
+    choice = {"index": 0, **said, "finish_reason": further.pop("reason", None)}
+    return b"data: %s\n\n" % json.dumps({"choices": [choice], **further}, ensure_ascii=False).encode()
+
+
+def openai_answers(part):
+    """Usage in a chunk of its own, on the last chunk, and nowhere; errors in each form; a whole answer."""
+    usage = {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
+    body = b"".join(openai_chunk(text, part=part, usage=None) for text in ("a", "", " caf\u00e9", ' "'))
+    finish, done = openai_chunk("", part=part, reason="stop"), b"data: [DONE]\n\n"
+    apart = b"data: %s\n\n" % json.dumps({"choices": [], "usage": usage}).encode()
+    said = {"text": 'a caf\u00e9 "', "finish_reason": "stop"}
+    counted = {**said, "output_tokens": 3, "input_tokens": 4}
+    holder = {"message": {"content": "caf\u00e9"}} if part == "delta" else {"text": "caf\u00e9"}
+    whole = json.dumps({"usage": usage, "choices": [{"index": 0, **holder, "finish_reason": "stop"}]}).encode()
+    nested = b'data: {"error":{"message":"Model is overloaded","http_status_code":422}}\n\ndata: [DONE]\n\n'
+    flat = b'data: {"error":"Input validation error: x","error_type":"validation"}\n\n'
+    return (
+        Answer(body=body, end=finish + apart + done, **counted),
+        Answer(body=body, end=openai_chunk("", part=part, reason="stop", usage=usage), **counted),
+        Answer(body=body, end=finish, **said),
+        Answer(body=body, end=done, text=said["text"]),
+        Answer(body=body + nested, failure=tb.FailureKind.OVERLOADED),
+        Answer(body=flat, failure=tb.FailureKind.VALIDATION),
+        Answer(
+            head=JSON, streamed=False, body=whole[:-9], end=whole[-9:], text="caf\u00e9", finish_reason="stop",
+            output_tokens=3, input_tokens=4,
+        ),
+    )  # fmt: skip
+
+
+class TestOpenAIChat(ProtocolContract):
+    """`/v1/chat/completions`."""
+
+    protocol = tb.OpenAIChatProtocol(model="m")
+    answers = (
+        *openai_answers("delta"),
+        Answer(
+            body=chat_event("x") + chat_event("y"), end=chat_event("", finish="length", usage=2), text="xy",
+            output_tokens=2, input_tokens=5, finish_reason="length",
+        ),
+    )  # fmt: skip
+
+
+class TestOpenAICompletions(ProtocolContract):
+    """`/v1/completions`."""
+
+    protocol = tb.OpenAICompletionsProtocol(model="m")
+    answers = openai_answers("text")
