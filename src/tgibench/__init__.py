@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tgibench.endpoints import Endpoint as Endpoint
     from tgibench.endpoints import Timeouts as Timeouts
     from tgibench.errors import DeployError as DeployError
+    from tgibench.errors import DownloadError as DownloadError
     from tgibench.errors import InvalidValueError as InvalidValueError
     from tgibench.errors import MissingExtraError as MissingExtraError
     from tgibench.errors import ResultsError as ResultsError
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from tgibench.measurements import Study as Study
     from tgibench.metrics import SLO as SLO
     from tgibench.metrics import Metrics as Metrics
+    from tgibench.price_offers import price_list_request as price_list_request
+    from tgibench.price_offers import prices_of_offer as prices_of_offer
+    from tgibench.price_offers import prices_of_price_list as prices_of_price_list
     from tgibench.prices import Price as Price
     from tgibench.prices import PriceTable as PriceTable
     from tgibench.protocols import StreamDecoder as StreamDecoder
@@ -103,6 +107,7 @@ _HOMES = {
     "endpoints": ("Client", "Endpoint", "Timeouts"),
     "errors": (
         "DeployError",
+        "DownloadError",
         "InvalidValueError",
         "MissingExtraError",
         "ResultsError",
@@ -115,6 +120,7 @@ _HOMES = {
     "loads": ("ClosedLoop", "ClosedPhase", "LoadProfile", "OpenPhase", "Stages"),
     "measurements": ("DeploymentFailure", "Measurement", "Study"),
     "metrics": ("SLO", "Metrics"),
+    "price_offers": ("price_list_request", "prices_of_offer", "prices_of_price_list"),
     "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),

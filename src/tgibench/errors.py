@@ -10,6 +10,7 @@
     ├── RunningLoopError         a blocking twin was called where an event loop runs
     ├── DeployError              a server could not be started, reached or made ready
     │   └── TeardownError        something that was started could not be stopped; says what is left
+    ├── DownloadError            something could not be fetched from the network
     └── ResultsError             a results folder or file cannot be read or written
 
 A request that fails under load is no exception: it is a `tgibench.Failure` in the `tgibench.RequestLog`.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "DeployError",
+    "DownloadError",
     "InvalidValueError",
     "MissingExtraError",
     "ResultsError",
@@ -60,6 +62,10 @@ class DeployError(TgibenchError):
 
 class TeardownError(DeployError):
     """Something that was started could not be stopped; the message says what is left and how to remove it."""
+
+
+class DownloadError(TgibenchError):
+    """Something could not be fetched from the network; the message names the address."""
 
 
 class ResultsError(TgibenchError):

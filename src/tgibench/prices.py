@@ -20,7 +20,7 @@ from tgibench.validators import above_zero, not_blank
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Price", "PriceTable", "sagemaker_2023"]
+__all__ = ["Price", "PriceTable", "nearest", "sagemaker_2023", "usd_of"]
 
 _BUILTIN = {None: "prices.csv", "2023-09": "prices_2023_09.csv"}
 _COLUMNS = ("provider", "region", "instance_type", "usd_per_hour", "component", "effective_date", "source")
@@ -122,7 +122,7 @@ class PriceTable:
         chosen = [price for price in everywhere if price.region == region]
         if not chosen:
             raise UnknownPrice(
-                f"no built-in prices of region {region!r}{_nearest(region, {price.region for price in everywhere})}; "
+                f"no built-in prices of region {region!r}{nearest(region, {price.region for price in everywhere})}; "
                 "read your own with PriceTable.from_csv, or have AWS's with `tgibench prices refresh`"
             )
         name = f"the built-in prices of {region}" + (f" as of {as_of}" if as_of else "")
@@ -151,7 +151,7 @@ class PriceTable:
         chosen = [price for price in prices if region in {None, price.region}]
         if not chosen:
             known = {price.region for price in prices}
-            raise UnknownPrice(f"{str(path)!r} holds no price of region {region!r}{_nearest(str(region), known)}")
+            raise UnknownPrice(f"{str(path)!r} holds no price of region {region!r}{nearest(str(region), known)}")
         return cls(chosen, repr(str(path)))
 
     def to_csv(self, path: str | Path) -> None:
@@ -210,7 +210,7 @@ class PriceTable:
         )
         raise UnknownPrice(
             f"no price of {instance_type!r} in {self.name}{other}"
-            f"{_nearest(instance_type, {price.instance_type for price in self.prices})}; "
+            f"{nearest(instance_type, {price.instance_type for price in self.prices})}; "
             f"add one: prices.with_price({instance_type!r}, usd_per_hour)"
         )
 
@@ -220,12 +220,24 @@ def sagemaker_2023(region: str = "us-east-1") -> PriceTable:
     return PriceTable.builtin(region, as_of="2023-09")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error's sentence: which known names are nearest to one that is not known."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3)
     if near:
         return f"; nearest known: {', '.join(near)}"
     return f"; known: {', '.join(known)}" if known else "; none is known"
+
+
+def usd_of(text: str) -> float:
+    """The dollars that a file's cell holds.
+
+    Raises:
+        InvalidValueError: It holds no plain number above 0.
+    """
+    if not _NUMBER.fullmatch(text) or not float(text):
+        raise InvalidValueError(f"usd_per_hour must be a number above 0, got {text!r}")
+    return float(text)
 
 
 def _place(price: Price) -> str:
@@ -263,19 +275,19 @@ def _price_of(row: dict[str | Any, str | Any], place: str) -> Price:
     if None in row or None in row.values():
         raise InvalidValueError(f"{place} has not as many cells as line 1 names: {list(row.values())!r}")
     fields: dict[str, Any] = {column: row[column].strip() for column in _COLUMNS}
-    if not _NUMBER.fullmatch(fields["usd_per_hour"]):
-        raise InvalidValueError(f"{place}: usd_per_hour must be a number above 0, got {row['usd_per_hour']!r}")
-    fields["usd_per_hour"] = float(fields["usd_per_hour"])
     try:
-        fields["effective_date"] = date.fromisoformat(fields["effective_date"]) if fields["effective_date"] else None
-    except ValueError:
-        raise InvalidValueError(
-            f"{place}: effective_date must be a day such as 2026-09-20, got {row['effective_date']!r}"
-        ) from None
-    try:
+        fields["usd_per_hour"] = usd_of(fields["usd_per_hour"])
+        fields["effective_date"] = _day_of(fields["effective_date"])
         return Price(**fields, currency=row.get("currency", "USD").strip())
     except InvalidValueError as error:
         raise InvalidValueError(f"{place}: {error}") from error
+
+
+def _day_of(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise InvalidValueError(f"effective_date must be a day such as 2026-09-20, got {text!r}") from None
 
 
 def _cell(value: object) -> str:
