@@ -197,15 +197,13 @@ def _table(rates: Iterable[_Rate], region: str, source: str, where: str) -> Pric
 
 def _unequivocal(machine: str, rates: list[_Rate], source: str, where: str) -> Price:
     for what, found in (
-        ("product", {rate.sku for rate in rates}),
-        ("on-demand term", {rate.term for rate in rates}),
-        ("price dimension", {(rate.unit, rate.currency, rate.amount) for rate in rates}),
+        ("products", sorted({rate.sku for rate in rates})),
+        ("on-demand terms", sorted({rate.term for rate in rates})),
+        ("price dimensions", [f"{rate.amount} {rate.currency} per {rate.unit}" for rate in rates]),
     ):
         if len(found) > 1:
-            raise InvalidValueError(
-                f"{where} has {len(found)} {what}s of {machine!r} where one was expected: {found!r}"
-            )
-    (rate,) = rates[:1]
+            raise InvalidValueError(f"{where} has {len(found)} {what} of {machine!r}, not one: {', '.join(found)}")
+    (rate,) = rates
     if rate.unit.lower() not in _HOURS or rate.currency != "USD":
         raise InvalidValueError(
             f"{where} prices {machine!r} in {rate.currency} per {rate.unit!r}, not in US dollars per hour"

@@ -257,7 +257,7 @@ def _parsed(text: str, where: str) -> list[Price]:
                 raise InvalidValueError(f"{place} is a second price of {price.instance_type!r} ({_place(price)})")
             prices[key] = price
     except csv.Error as error:
-        raise InvalidValueError(f"line {reader.line_num} of {where!r} is no CSV: {error}") from error
+        raise InvalidValueError(f"line {reader.reader.line_num} of {where!r} is no CSV: {error}") from error
     if not prices:
         raise InvalidValueError(f"the price file {where!r} holds no price")
     return list(prices.values())
