@@ -236,16 +236,21 @@ class PerToken:
 def _with_common_utilisation(models: tuple[CostModel, ...]) -> tuple[CostModel, ...]:
     """The models, sums taken apart; fixed costs that name no utilisation take that of the machines beside them."""
     flat = tuple(part for model in models for part in (model.models if isinstance(model, CostSum) else (model,)))
+    if not flat:
+        raise InvalidValueError("a CostSum needs at least one cost model, got none")
     shares = {model.utilisation for model in flat if isinstance(model, InstanceHours)}
-    open_ones = [model for model in flat if isinstance(model, FixedCost) and model.utilisation is None]
-    if not open_ones or not shares:
+    undecided = [model for model in flat if isinstance(model, FixedCost) and model.utilisation is None]
+    if not undecided or not shares:
         return flat
     if len(shares) > 1:
         raise InvalidValueError(
-            f"machines with utilisations {sorted(shares)} are added: say which one {open_ones[0]!r} has, utilisation=…"
+            f"machines with utilisations {sorted(shares)} are added: say which one {undecided[0]!r} has, utilisation=…"
         )
-    (utilisation,) = shares
-    return tuple(attrs.evolve(model, utilisation=utilisation) if model in open_ones else model for model in flat)
+    (share,) = shares
+    return tuple(
+        attrs.evolve(model, utilisation=share) if isinstance(model, FixedCost) and model.utilisation is None else model
+        for model in flat
+    )
 
 
 @attrs.frozen
@@ -259,7 +264,7 @@ class CostSum:
         InvalidValueError: There is none, or a fixed cost is added to machines of different utilisation and names none itself.
     """
 
-    models: tuple[CostModel, ...] = attrs.field(converter=_with_common_utilisation, validator=validators.min_len(1))
+    models: tuple[CostModel, ...] = attrs.field(converter=_with_common_utilisation)
 
     def cost(self, measurement: Measurement) -> Cost:
         """The costs of all, added figure by figure; intervals end by end, as all move with the same throughput.
