@@ -1,8 +1,11 @@
 /* A token server of known schedule: TGI's stream over HTTP/1.1 on loopback, one write per token, epoll, one thread.
  *
- *     token_server TOKENS FIRST_MS GAP_MS        prints its port; serves POSTs until its standard input closes
+ *     token_server TOKENS FIRST_MS GAP_MS ALIGNED      prints its port; serves POSTs until its standard input closes
  *
- * Each token's id is the CLOCK_MONOTONIC time in nanoseconds at which it was written, so a client can tell how late it was. */
+ * The first token of an answer is due FIRST_MS after its request was read, the others GAP_MS after one another. ALIGNED 1 puts all of them on
+ * one grid of GAP_MS, as continuous batching sends them: a first token then waits for the next line of the grid.
+ * Each token's id is the CLOCK_MONOTONIC time in nanoseconds at which it was written, and the header x-received-ns says when the request
+ * was read: so a client can tell how late its times are. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -17,23 +20,46 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 4096, REQUEST = 65536 };
+enum { MOST = 8192, REQUEST = 4096 };
 
 struct stream {
-    int open, sent;       /* sent < 0: waiting for a request */
-    uint64_t begin_ns;
+    int open, sent;      /* sent < 0: waiting for a request */
+    unsigned turn;       /* counts the answers of this descriptor, so that what was due to an earlier one is not sent */
     size_t have;
     char request[REQUEST];
 };
 
+struct due {
+    uint64_t at_ns;
+    int fd;
+    unsigned turn;
+};
+
+/* What is due, in order of time: first tokens and later ones are each in order by themselves. */
+struct queue {
+    struct due *items;
+    size_t head, tail;
+};
+
 static struct stream *streams[MOST];
-static int tokens;
+static struct queue firsts, laters;
+static int tokens, aligned;
 static uint64_t first_ns, gap_ns;
 
 static uint64_t now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static void push(struct queue *queue, struct due due) {
+    queue->items[queue->tail++ % (2 * MOST)] = due;
+}
+
+static const struct due *next_due(void) {
+    const struct due *a = firsts.head < firsts.tail ? &firsts.items[firsts.head % (2 * MOST)] : NULL;
+    const struct due *b = laters.head < laters.tail ? &laters.items[laters.head % (2 * MOST)] : NULL;
+    return !a ? b : !b || a->at_ns <= b->at_ns ? a : b;
 }
 
 static void write_all(int fd, const char *data, size_t size) {
@@ -46,7 +72,9 @@ static void write_all(int fd, const char *data, size_t size) {
     }
 }
 
-static void send_token(int fd, struct stream *s) {
+static void send_token(struct due due) {
+    struct stream *s = streams[due.fd];
+    if (!s->open || s->sent < 0 || s->turn != due.turn) return;
     char event[512], piece[768];
     int last = s->sent + 1 == tokens;
     int size = snprintf(event, sizeof event,
@@ -56,12 +84,9 @@ static void send_token(int fd, struct stream *s) {
                      "{\"finish_reason\":\"length\",\"generated_tokens\":%d,\"seed\":null}}\n\n", tokens)
                  : snprintf(event + size, sizeof event - (size_t)size, "null}\n\n");
     int framed = snprintf(piece, sizeof piece, "%x\r\n%s\r\n%s", (unsigned)size, event, last ? "0\r\n\r\n" : "");
-    write_all(fd, piece, (size_t)framed);
+    write_all(due.fd, piece, (size_t)framed);
     s->sent = last ? -1 : s->sent + 1;
-}
-
-static uint64_t due_ns(const struct stream *s) {
-    return s->begin_ns + first_ns + (uint64_t)s->sent * gap_ns;
+    if (!last) push(&laters, (struct due){due.at_ns + gap_ns, due.fd, due.turn});
 }
 
 static void take_request(int fd, struct stream *s) {
@@ -75,20 +100,43 @@ static void take_request(int fd, struct stream *s) {
     s->request[s->have] = 0;
     char *end = strstr(s->request, "\r\n\r\n"), *length = strcasestr(s->request, "content-length:");
     if (!end || !length || s->have < (size_t)(end + 4 - s->request) + strtoul(length + 15, NULL, 10)) return;
-    static const char head[] =
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-    write_all(fd, head, sizeof head - 1);
+    uint64_t received_ns = now_ns();
+    char head[256];
+    int size = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+        "x-received-ns: %llu\r\n\r\n", (unsigned long long)received_ns);
+    write_all(fd, head, (size_t)size);
     s->have = 0;
     s->sent = 0;
-    s->begin_ns = now_ns();
+    s->turn++;
+    uint64_t at_ns = received_ns + first_ns;
+    if (aligned) at_ns = (at_ns / gap_ns + 1) * gap_ns;
+    push(&firsts, (struct due){at_ns, fd, s->turn});
+}
+
+static void take_connections(int listener, int poller) {
+    int client, on = 1;
+    while ((client = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+        if (client >= MOST) {
+            close(client);
+            continue;
+        }
+        if (!streams[client]) streams[client] = calloc(1, sizeof(struct stream));
+        struct stream *s = streams[client];
+        s->open = 1, s->sent = -1, s->have = 0, s->turn++;
+        setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        epoll_ctl(poller, EPOLL_CTL_ADD, client, &(struct epoll_event){.events = EPOLLIN, .data.fd = client});
+    }
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return 2;
+    if (argc != 5) return 2;
     tokens = atoi(argv[1]);
     first_ns = (uint64_t)(atof(argv[2]) * 1e6);
     gap_ns = (uint64_t)(atof(argv[3]) * 1e6);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), poller = epoll_create1(0), on = 1;
+    aligned = atoi(argv[4]);
+    firsts.items = calloc(2 * MOST, sizeof(struct due));
+    laters.items = calloc(2 * MOST, sizeof(struct due));
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), poller = epoll_create1(0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     if (bind(listener, (struct sockaddr *)&address, size) || listen(listener, MOST)) return 1;
@@ -98,36 +146,24 @@ int main(int argc, char **argv) {
     epoll_ctl(poller, EPOLL_CTL_ADD, listener, &(struct epoll_event){.events = EPOLLIN, .data.fd = listener});
     epoll_ctl(poller, EPOLL_CTL_ADD, 0, &(struct epoll_event){.events = EPOLLIN, .data.fd = 0});
     for (;;) {
-        uint64_t next = UINT64_MAX, now = now_ns();
-        for (int fd = 0; fd < MOST; fd++) {
-            struct stream *s = streams[fd];
-            if (!s || !s->open || s->sent < 0) continue;
-            if (due_ns(s) <= now) send_token(fd, s);
-            if (s->sent >= 0 && due_ns(s) < next) next = due_ns(s);
+        const struct due *due;
+        uint64_t now = now_ns();
+        while ((due = next_due()) && due->at_ns <= now) {
+            struct queue *queue = due == &firsts.items[firsts.head % (2 * MOST)] ? &firsts : &laters;
+            struct due one = *due;
+            queue->head++;
+            send_token(one);
         }
         now = now_ns();
-        uint64_t wait = next == UINT64_MAX ? 100000000ull : next > now ? next - now : 0;
+        uint64_t wait = !due ? 100000000ull : due->at_ns > now ? due->at_ns - now : 0;
         struct timespec timeout = {(time_t)(wait / 1000000000ull), (long)(wait % 1000000000ull)};
         struct epoll_event events[256];
         int ready = epoll_pwait2(poller, events, 256, &timeout, NULL);
         for (int i = 0; i < ready; i++) {
             int fd = events[i].data.fd;
             if (fd == 0) return 0;
-            if (fd != listener) {
-                take_request(fd, streams[fd]);
-                continue;
-            }
-            int client;
-            while ((client = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-                if (client >= MOST) {
-                    close(client);
-                    continue;
-                }
-                if (!streams[client]) streams[client] = malloc(sizeof(struct stream));
-                *streams[client] = (struct stream){.open = 1, .sent = -1};
-                setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-                epoll_ctl(poller, EPOLL_CTL_ADD, client, &(struct epoll_event){.events = EPOLLIN, .data.fd = client});
-            }
+            if (fd == listener) take_connections(listener, poller);
+            else take_request(fd, streams[fd]);
         }
     }
 }

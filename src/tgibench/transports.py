@@ -1,16 +1,14 @@
-"""Carries one request over HTTP and notes when each piece of the answer left the socket.
+"""Carries one request over HTTP and notes when each piece of the answer arrived.
 
-aiohttp does the HTTP (connections, TLS, framing, compression). Two small hooks below its parser take the time: a connection's
-`data_received` reads the clock and sets the bytes aside; once every ready socket had its turn they are parsed, and it is noted how
-much of the body each read completed. Nothing wakes up until the
-answer is whole; decoding comes after. An aiohttp without these parts is read chunk by chunk instead, and the result says so.
+aiohttp does the HTTP (connections, TLS, compression); `tgibench.connections` takes the time below its parser. Nothing wakes up until the
+answer is whole; decoding comes after. An aiohttp without the parts this stands on is read chunk by chunk instead, and the result
+says so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from array import array
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,15 +16,18 @@ import aiohttp
 import attrs
 from aiohttp import client_proto
 
+from tgibench.connections import KernelClock, TimedConnection
 from tgibench.protocols import HttpRequest, ResponseHead
+from tgibench.protocols._chunked import MalformedChunkError
 from tgibench.records import Failure, FailureKind, StampSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from tgibench.connections import ChunkedReads, ParsedReads
+
 __all__ = ["AiohttpTransport", "Arrivals", "Transport", "open_transport"]
 
-_READ_BYTES = 32 * 1024
 _BUFFER_BYTES = 1 << 26  # an answer waits here until it is whole: never stop reading for it
 _KEEP_ALIVE_S = 4.0  # shorter than the 5 s after which common servers close: a stale connection would fail a request
 
@@ -78,17 +79,22 @@ async def open_transport(
 ) -> AsyncIterator[AiohttpTransport]:
     """A transport to one server; leaving the context closes its connections."""
     connector = aiohttp.TCPConnector(limit=0, ssl=verify_tls, keepalive_timeout=_KEEP_ALIVE_S)
-    hooked = _hook(connector)
-    async with aiohttp.ClientSession(
-        connector=connector,
-        headers={"Accept-Encoding": "identity", "User-Agent": "tgibench", **dict(headers)},
-        timeout=aiohttp.ClientTimeout(total=None),
-        trace_configs=[_timing_trace()],
-        response_class=_MarkedResponse if hooked else aiohttp.ClientResponse,
-        read_bufsize=_BUFFER_BYTES,
-        cookie_jar=aiohttp.DummyCookieJar(),
-    ) as session:
-        yield AiohttpTransport(session, url.rstrip("/"), hooked=hooked)
+    clock = KernelClock() if KernelClock.available(asyncio.get_running_loop()) else None
+    hooked = _hook(connector, clock)
+    try:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            headers={"Accept-Encoding": "identity", "User-Agent": "tgibench", **dict(headers)},
+            timeout=aiohttp.ClientTimeout(total=None),
+            trace_configs=[_timing_trace()],
+            response_class=_TimedResponse if hooked else aiohttp.ClientResponse,
+            read_bufsize=_BUFFER_BYTES,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ) as session:
+            yield AiohttpTransport(session, url.rstrip("/"), hooked=hooked, clock=clock)
+    finally:
+        if clock is not None:
+            clock.close()
 
 
 @attrs.frozen(eq=False)
@@ -98,11 +104,14 @@ class AiohttpTransport:
     _session: aiohttp.ClientSession
     _url: str
     _hooked: bool = attrs.field(kw_only=True)
+    _clock: KernelClock | None = attrs.field(kw_only=True)
 
     @property
     def stamps(self) -> StampSource:
-        """SOCKET_READ with the hooks, STREAM_READ without."""
-        return StampSource.SOCKET_READ if self._hooked else StampSource.STREAM_READ
+        """KERNEL as long as every read had a stamp, else SOCKET_READ; STREAM_READ without the hooks."""
+        if not self._hooked:
+            return StampSource.STREAM_READ
+        return StampSource.KERNEL if self._clock is not None and self._clock.complete else StampSource.SOCKET_READ
 
     async def exchange(self, request: HttpRequest, arrivals: Arrivals, *, connect_timeout_s: float) -> Failure | None:
         """Send and wait; nothing is ever sent a second time."""
@@ -120,11 +129,11 @@ class AiohttpTransport:
             arrivals.head = ResponseHead(
                 response.status, {name.lower(): value for name, value in response.headers.items()}
             )
-            if isinstance(response, _MarkedResponse):
-                await _marked_body(response, arrivals)
+            if isinstance(response, _TimedResponse):
+                await _timed_body(response, arrivals)
             else:
                 await _streamed_body(response, arrivals)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, MalformedChunkError) as error:
             return _failure(error, response, connect_timeout_s)
         finally:
             if response is not None:
@@ -132,110 +141,44 @@ class AiohttpTransport:
         return _lost(response)
 
 
-@attrs.define(eq=False)
-class _Marks:
-    """Reads of one answer: when, and how much of the body was complete after each."""
+class _TimedResponse(aiohttp.ClientResponse):
+    """An answer that keeps the reads of its own, when its connection may serve another request already."""
 
-    instants: array[float] = attrs.field(factory=lambda: array("d"))
-    offsets: array[int] = attrs.field(factory=lambda: array("q"))
-    lost: BaseException | None = None
-
-
-class _MarkingHandler(client_proto.ResponseHandler):
-    """aiohttp's connection, taking the time of each read."""
-
-    marks: _Marks
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._unparsed: list[tuple[float, bytes]] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if hasattr(transport, "max_size"):
-            transport.max_size = _READ_BYTES  # asyncio allocates this much for every read; its default is 256 KiB
-        super().connection_made(transport)
-
-    def set_response_params(self, **options: Any) -> None:
-        self.marks = _Marks()
-        self._payload = None
-        super().set_response_params(**options)
-
-    def data_received(self, data: bytes) -> None:
-        """Take the time; parsing waits until every socket that is ready now has had its time taken."""
-        if not self._unparsed:
-            self._loop.call_soon(self._parse)
-        self._unparsed.append((self._loop.time(), data))
-
-    def _parse(self) -> None:
-        unparsed, self._unparsed = self._unparsed, []
-        for now_s, data in unparsed:
-            super().data_received(data)
-            payload = self._payload
-            if payload is not None:
-                self.marks.instants.append(now_s)
-                self.marks.offsets.append(payload.total_bytes)
-
-    def eof_received(self) -> None:
-        self._parse()
-        super().eof_received()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._parse()
-        if hasattr(self, "marks"):
-            self.marks.lost = exc
-        super().connection_lost(exc)
-
-
-class _MarkedResponse(aiohttp.ClientResponse):
-    """An answer that keeps the marks of its own connection, which may serve another request by the time it is read."""
-
-    marks: _Marks
+    reads: ChunkedReads | ParsedReads | None = None
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        self.marks = connection.protocol.marks
-        return await super().start(connection)
+        protocol = connection.protocol
+        await super().start(connection)
+        self.reads = protocol.reads
+        return self
 
 
-def _hook(connector: aiohttp.TCPConnector) -> bool:
-    """Have a connector make marking connections; False where this aiohttp is built otherwise."""
+def _hook(connector: aiohttp.TCPConnector, clock: KernelClock | None) -> bool:
+    """Have a connector make timed connections; False where this aiohttp is built otherwise."""
     parts = (
         hasattr(connector, "_factory"),
         hasattr(client_proto.ResponseHandler, "set_response_params"),
+        hasattr(client_proto.ResponseHandler, "feed_data"),
         hasattr(aiohttp.ClientResponse, "start"),
         hasattr(aiohttp.StreamReader, "total_bytes"),
         hasattr(aiohttp.StreamReader, "_read_nowait"),
     )
     if not all(parts):
         return False
-    factory: Any = functools.partial(_MarkingHandler, loop=asyncio.get_running_loop())
+    factory: Any = functools.partial(TimedConnection, loop=asyncio.get_running_loop(), clock=clock)
     connector._factory = factory  # noqa: SLF001
     return True
 
 
-async def _marked_body(response: _MarkedResponse, arrivals: Arrivals) -> None:
-    content, marks = response.content, response.marks
-    taken_reads = taken_bytes = 0
-
-    def take() -> Iterator[tuple[float, bytes]]:
-        nonlocal taken_reads, taken_bytes
-        if isinstance(content, aiohttp.streams.EmptyStreamReader):
-            return
-        # not `read_nowait`: what came before a connection broke is wanted too
-        body, base = content._read_nowait(-1), taken_bytes  # noqa: SLF001
-        reads = range(taken_reads, len(marks.instants))
-        taken_reads, taken_bytes = reads.stop, base + len(body)
-        begin = 0
-        for read in reads:
-            end = marks.offsets[read] - base
-            if end > begin:
-                yield marks.instants[read], body[begin:end]
-                begin = end
-
-    arrivals.take = take
+async def _timed_body(response: _TimedResponse, arrivals: Arrivals) -> None:
+    content, reads = response.content, response.reads
+    if reads is not None and not isinstance(content, aiohttp.streams.EmptyStreamReader):
+        arrivals.take = functools.partial(reads.take, content)
     if (error := content.exception()) is not None:
         raise error
     await content.wait_eof()
-    arrivals.ended_s = marks.instants[-1] if marks.instants else asyncio.get_running_loop().time()
+    instants_s = () if reads is None else reads.instants_s
+    arrivals.ended_s = instants_s[-1] if instants_s else asyncio.get_running_loop().time()
 
 
 async def _streamed_body(response: aiohttp.ClientResponse, arrivals: Arrivals) -> None:
@@ -254,9 +197,15 @@ async def _streamed_body(response: aiohttp.ClientResponse, arrivals: Arrivals) -
 
 def _lost(response: aiohttp.ClientResponse | None) -> Failure | None:
     """A reset that aiohttp took for the end of a body that only the connection's end delimits."""
-    if isinstance(response, _MarkedResponse) and isinstance(response.marks.lost, ConnectionError):
-        return Failure(FailureKind.CONNECTION_RESET, str(response.marks.lost), response.status)
-    return None
+    error = _reset(response)
+    if response is None or error is None:
+        return None
+    return Failure(FailureKind.CONNECTION_RESET, str(error), response.status)
+
+
+def _reset(response: aiohttp.ClientResponse | None) -> ConnectionError | None:
+    reads = response.reads if isinstance(response, _TimedResponse) else None
+    return reads.lost if reads is not None and isinstance(reads.lost, ConnectionError) else None
 
 
 def _failure(error: BaseException, response: aiohttp.ClientResponse | None, connect_timeout_s: float) -> Failure:
@@ -269,7 +218,7 @@ def _failure(error: BaseException, response: aiohttp.ClientResponse | None, conn
             kind = FailureKind.CONNECTION_REFUSED
         case aiohttp.ClientPayloadError():
             kind = FailureKind.CONNECTION_ABORTED
-            if isinstance(response, _MarkedResponse) and isinstance(response.marks.lost, ConnectionError):
+            if _reset(response) is not None:
                 kind = FailureKind.CONNECTION_RESET
         case aiohttp.ServerDisconnectedError():
             kind = FailureKind.CONNECTION_ABORTED
