@@ -15,7 +15,7 @@ from attrs import validators
 
 from tgibench.errors import InvalidValueError
 from tgibench.stats import Estimate
-from tgibench.validators import above_zero, is_finite_number, not_blank, not_negative
+from tgibench.validators import above_zero, day_or_none, is_finite_number, not_blank, not_negative
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +118,9 @@ class InstanceHours:
         price = self.prices.price(measurement.deployment.instance_type)
         replicas = measurement.deployment.replicas
         terms = [str(price)]
+        run_in = measurement.provenance.facts.get("region", price.region)
+        if run_in != price.region:
+            terms.append(f"run in {run_in}")
         if replicas > 1:
             terms.append(f"{replicas} machines")
         if self.discount_ratio:
@@ -194,7 +197,7 @@ class PerToken:
 
     usd_per_million_input_tokens: float = attrs.field(validator=not_negative)
     usd_per_million_output_tokens: float = attrs.field(validator=above_zero)
-    effective_date: date | None = attrs.field(default=None, kw_only=True)
+    effective_date: date | None = attrs.field(default=None, validator=day_or_none, kw_only=True)
     source: str = attrs.field(default="given by the caller", validator=not_blank, kw_only=True)
 
     def cost(self, measurement: Measurement) -> Cost:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from tgibench.errors import InvalidValueError, UnknownPrice
-from tgibench.validators import above_zero, not_blank
+from tgibench.validators import above_zero, day_or_none, not_blank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,11 +32,6 @@ def _usd(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         raise InvalidValueError(
             f"{attribute.name} must be 'USD', got {value!r}: convert the price, so that no two currencies are ever added"
         )
-
-
-def _day(_: object, attribute: attrs.Attribute[date | None], value: object) -> None:
-    if value is not None and type(value) is not date:
-        raise InvalidValueError(f"{attribute.name} must be a datetime.date or None, got {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +57,7 @@ class Price:
     provider: str = attrs.field(validator=not_blank)
     region: str = attrs.field(validator=not_blank)
     component: str = attrs.field(default="hosting", validator=not_blank)
-    effective_date: date | None = attrs.field(default=None, validator=_day)
+    effective_date: date | None = attrs.field(default=None, validator=day_or_none)
     source: str = attrs.field(validator=not_blank)
     currency: str = attrs.field(default="USD", validator=_usd)
 

@@ -96,6 +96,13 @@ def test_the_basis_says_which_price_of_which_day_and_how_many_tokens():
     assert own.basis.endswith("; 100 output tokens per second (MEASURED)")
 
 
+def test_the_basis_says_when_the_run_was_elsewhere():
+    """A run in one region priced by another's table is what one may want, but not unknowingly."""
+    here = measurement(metrics(), instance_type="ml.g5.2xlarge", facts={"region": "us-east-1"})
+    assert "run in us-east-1" not in tb.InstanceHours(tb.PriceTable.builtin()).cost(here).basis
+    assert "run in us-east-1" in tb.InstanceHours(tb.PriceTable.builtin("us-west-2")).cost(here).basis
+
+
 def test_an_unknown_machine_is_an_error():
     """It is not free."""
     with pytest.raises(tb.UnknownPrice, match=r"no price of 'acme.xl'"):
@@ -276,6 +283,7 @@ def test_a_cost_model_of_the_callers_own_adds_up_from_either_side():
         (lambda: tb.PerToken(-1.0, 1.0), "usd_per_million_input_tokens must be a number of at least 0"),
         (lambda: tb.PerToken(1.0, 0.0), "usd_per_million_output_tokens must be a number above 0"),
         (lambda: tb.PerToken(1.0, float("inf")), "usd_per_million_output_tokens must be a number above 0"),
+        (lambda: tb.PerToken(1.0, 1.0, effective_date="2026"), "effective_date must be a datetime.date or None"),
         (lambda: tb.CostSum(()), "at least one cost model"),
     ],
 )  # fmt: skip

@@ -66,6 +66,17 @@ def test_the_price_list_api_in_pages():
     assert len(tb.price_list_request("us-east-1")["Filters"]) == 2
 
 
+def test_boto3_asks_what_the_price_list_api_understands():
+    """The request and the sample are of the shapes in boto3's own model of the service."""
+    boto3, stub = pytest.importorskip("boto3"), pytest.importorskip("botocore.stub")
+    client = boto3.client("pricing", "us-east-1", aws_access_key_id="none", aws_secret_access_key="none")
+    request = tb.price_list_request("us-east-1")
+    with stub.Stubber(client) as service:
+        service.add_response("get_products", json.loads(sample("price_list.json")), request)
+        pages = client.get_paginator("get_products").paginate(**request)
+        assert len(tb.prices_of_price_list(pages, region="us-east-1").prices) == 3
+
+
 def test_a_page_that_is_not_the_last_is_refused():
     """The machine one looks for may be on the next."""
     page = {**json.loads(sample("price_list.json")), "NextToken": "more"}
