@@ -24,11 +24,6 @@ def blocking_twin() -> tb.RequestLog:
     return tb.run_load_blocking(endpoint, tb.ClosedLoop(1, requests=1), tb.FixedPrompt(prompt="x"), seed=1)
 
 
-def backends() -> list[tb.Backend]:
-    """Every backend is a Backend."""
-    return [tb.Emulator(), tb.HttpBackend("http://127.0.0.1"), tb.ProcessBackend(["server", "{port}"])]
-
-
 def costs(measurement: tb.Measurement) -> list[tb.CostModel]:
     """Every cost model is a CostModel, and so are sums of them; figures are estimates or None."""
     hours = tb.InstanceHours(tb.PriceTable.builtin("us-east-1"), utilisation=0.5)
@@ -37,3 +32,8 @@ def costs(measurement: tb.Measurement) -> list[tb.CostModel]:
     throughput: tb.Estimate | None = measurement.throughput_tps
     del million, throughput
     return [hours, total, tb.FixedCost(1.0), tb.PerToken(0.2, 0.6)]
+
+
+def backends() -> list[tb.Backend]:
+    """Every backend is a Backend."""
+    return [tb.Emulator(), tb.HttpBackend("http://127.0.0.1"), tb.ProcessBackend(["server", "{port}"])]
