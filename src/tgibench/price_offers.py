@@ -57,11 +57,11 @@ def price_list_request(region: str, instance_type: str | None = None) -> dict[st
     return {"ServiceCode": _SERVICE, "Filters": filters}
 
 
-def prices_of_price_list(pages: Iterable[Mapping[str, Any]], *, region: str) -> PriceTable:
+def prices_of_price_list(pages: Iterable[Mapping[str, Any]] | dict[str, Any], *, region: str) -> PriceTable:
     """The hosting prices in answers of the Price List API.
 
     Args:
-        pages: The answers of ``get_products``, all pages of them.
+        pages: The answers of ``get_products``: all pages, or the one.
         region: Of which region.
 
     Raises:
@@ -69,10 +69,9 @@ def prices_of_price_list(pages: Iterable[Mapping[str, Any]], *, region: str) -> 
         UnknownPrice: They hold no hosting price of the region.
     """
     where = "the Price List API's answer"
-    pages = list(pages)
-    if pages and pages[-1].get("NextToken"):
-        raise InvalidValueError(f"{where} goes on: ask for all its pages, with the paginator of get_products")
+    pages = [pages] if isinstance(pages, dict) else list(pages)
     try:
+        goes_on = bool(pages) and bool(pages[-1].get("NextToken"))
         items = [json.loads(item) if isinstance(item, str) else item for page in pages for item in page["PriceList"]]
         rates = [rate for item in items for rate in _rates_of_product(item["product"], item["terms"])]
         published = max((item.get("publicationDate", "")[:10] for item in items), default="")
@@ -80,6 +79,8 @@ def prices_of_price_list(pages: Iterable[Mapping[str, Any]], *, region: str) -> 
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _foreign(where, error) from error
+    if goes_on:
+        raise InvalidValueError(f"{where} goes on: ask for all its pages, with the paginator of get_products")
     return _table(rates, region, f"AWS Price List API{_told(published)}", where)
 
 
@@ -103,7 +104,7 @@ def prices_of_offer(text: str, *, region: str, where: str = "the offer file") ->
         except ValueError as error:
             raise InvalidValueError(f"{where} is damaged or cut off: {error}") from error
         if "PriceList" in offer:
-            return prices_of_price_list([offer], region=region)
+            return prices_of_price_list(offer, region=region)
         rates, published = _json_rates(offer, where)
     return _table(rates, region, f"AWS offer file {_SERVICE}{_told(published)}", where)
 

@@ -64,6 +64,20 @@ def test_the_price_list_api_in_pages():
         ],
     }
     assert len(tb.price_list_request("us-east-1")["Filters"]) == 2
+    assert tb.prices_of_price_list(whole, region="us-east-1") == tb.prices_of_price_list(pages, region="us-east-1")
+
+
+@pytest.mark.parametrize("pages", [["PriceList"], [None], [{}], [{"PriceList": ["no JSON"]}]])
+def test_what_is_no_page_is_one_error(pages):
+    """Not a traceback from inside."""
+    with pytest.raises(tb.InvalidValueError, match="the Price List API's answer is not in AWS's format"):
+        tb.prices_of_price_list(pages, region="us-east-1")
+
+
+def test_an_empty_answer_holds_no_price():
+    """A filter that matched nothing is an unknown price, not an empty table."""
+    with pytest.raises(tb.UnknownPrice, match="no hosting price of region 'us-east-1'; none is known"):
+        tb.prices_of_price_list([], region="us-east-1")
 
 
 def test_boto3_asks_what_the_price_list_api_understands():
