@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.client import HttpEndpoint as HttpEndpoint
+    from tgibench.costs import Cost as Cost
+    from tgibench.costs import CostModel as CostModel
+    from tgibench.costs import CostSum as CostSum
+    from tgibench.costs import FixedCost as FixedCost
+    from tgibench.costs import InstanceHours as InstanceHours
+    from tgibench.costs import PerToken as PerToken
     from tgibench.deployments import Deployment as Deployment
     from tgibench.endpoints import Client as Client
     from tgibench.endpoints import Endpoint as Endpoint
     from tgibench.endpoints import Timeouts as Timeouts
     from tgibench.errors import DeployError as DeployError
+    from tgibench.errors import DownloadError as DownloadError
     from tgibench.errors import InvalidValueError as InvalidValueError
     from tgibench.errors import MissingExtraError as MissingExtraError
     from tgibench.errors import ResultsError as ResultsError
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from tgibench.errors import TeardownError as TeardownError
     from tgibench.errors import TgibenchError as TgibenchError
     from tgibench.errors import UnknownNameError as UnknownNameError
+    from tgibench.errors import UnknownPrice as UnknownPrice
     from tgibench.loads import ClosedLoop as ClosedLoop
     from tgibench.loads import ClosedPhase as ClosedPhase
     from tgibench.loads import LoadProfile as LoadProfile
@@ -45,6 +53,11 @@ if TYPE_CHECKING:
     from tgibench.measurements import Study as Study
     from tgibench.metrics import SLO as SLO
     from tgibench.metrics import Metrics as Metrics
+    from tgibench.price_offers import price_list_request as price_list_request
+    from tgibench.price_offers import prices_of_offer as prices_of_offer
+    from tgibench.price_offers import prices_of_price_list as prices_of_price_list
+    from tgibench.prices import Price as Price
+    from tgibench.prices import PriceTable as PriceTable
     from tgibench.protocols import StreamDecoder as StreamDecoder
     from tgibench.protocols import WireProtocol as WireProtocol
     from tgibench.protocols.openai import OpenAIChatProtocol as OpenAIChatProtocol
@@ -89,10 +102,12 @@ _HOMES = {
     "backends.process": ("ProcessBackend",),
     "checks": ("arrival_test", "warnings_of"),
     "client": ("HttpEndpoint",),
+    "costs": ("Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"),
     "deployments": ("Deployment",),
     "endpoints": ("Client", "Endpoint", "Timeouts"),
     "errors": (
         "DeployError",
+        "DownloadError",
         "InvalidValueError",
         "MissingExtraError",
         "ResultsError",
@@ -100,10 +115,13 @@ _HOMES = {
         "TeardownError",
         "TgibenchError",
         "UnknownNameError",
+        "UnknownPrice",
     ),
     "loads": ("ClosedLoop", "ClosedPhase", "LoadProfile", "OpenPhase", "Stages"),
     "measurements": ("DeploymentFailure", "Measurement", "Study"),
     "metrics": ("SLO", "Metrics"),
+    "price_offers": ("price_list_request", "prices_of_offer", "prices_of_price_list"),
+    "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
     "protocols.tgi": ("TgiCompatProtocol", "TgiProtocol"),

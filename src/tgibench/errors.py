@@ -5,10 +5,12 @@
     TgibenchError
     ├── InvalidValueError        a value the caller gave is out of range or of the wrong form   (also a ValueError)
     ├── UnknownNameError         a name in a file or on the command line stands for nothing     (also a LookupError)
+    ├── UnknownPrice             no price is known of a machine or region                       (also a LookupError)
     ├── MissingExtraError        an optional dependency is not installed                        (also an ImportError)
     ├── RunningLoopError         a blocking twin was called where an event loop runs
     ├── DeployError              a server could not be started, reached or made ready
     │   └── TeardownError        something that was started could not be stopped; says what is left
+    ├── DownloadError            something could not be fetched from the network
     └── ResultsError             a results folder or file cannot be read or written
 
 A request that fails under load is no exception: it is a `tgibench.Failure` in the `tgibench.RequestLog`.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "DeployError",
+    "DownloadError",
     "InvalidValueError",
     "MissingExtraError",
     "ResultsError",
@@ -25,6 +28,7 @@ __all__ = [
     "TeardownError",
     "TgibenchError",
     "UnknownNameError",
+    "UnknownPrice",
 ]
 
 
@@ -38,6 +42,10 @@ class InvalidValueError(TgibenchError, ValueError):
 
 class UnknownNameError(TgibenchError, LookupError):
     """A name in a file or on the command line stands for nothing that is installed."""
+
+
+class UnknownPrice(TgibenchError, LookupError):  # noqa: N818 - the word for what is missing
+    """No price is known of a machine or region; the message names the nearest known ones."""
 
 
 class MissingExtraError(TgibenchError, ImportError):
@@ -54,6 +62,10 @@ class DeployError(TgibenchError):
 
 class TeardownError(DeployError):
     """Something that was started could not be stopped; the message says what is left and how to remove it."""
+
+
+class DownloadError(TgibenchError):
+    """Something could not be fetched from the network; the message names the address."""
 
 
 class ResultsError(TgibenchError):

@@ -10,9 +10,10 @@ from typing import Any
 
 from tgibench.errors import UnknownNameError
 
-__all__ = ["BACKENDS", "PROTOCOLS", "known_names", "load"]
+__all__ = ["BACKENDS", "PRICE_TABLES", "PROTOCOLS", "known_names", "load"]
 
 BACKENDS = "tgibench.backends"
+PRICE_TABLES = "tgibench.price_tables"
 PROTOCOLS = "tgibench.protocols"
 
 
@@ -29,5 +30,5 @@ def load(group: str, name: str) -> Any:
     """
     for entry in entry_points(group=group, name=name):
         return entry.load()
-    kind = group.rpartition(".")[2].removesuffix("s")
+    kind = group.rpartition(".")[2].removesuffix("s").replace("_", " ")
     raise UnknownNameError(f"unknown {kind} {name!r}; known are {', '.join(known_names(group))}")

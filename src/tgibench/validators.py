@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import date
 from typing import TYPE_CHECKING
 
 from tgibench.errors import InvalidValueError
@@ -10,7 +11,7 @@ from tgibench.errors import InvalidValueError
 if TYPE_CHECKING:
     import attrs
 
-__all__ = ["above_zero", "ascending_instants", "count", "is_finite_number", "not_blank", "not_negative"]
+__all__ = ["above_zero", "ascending_instants", "count", "day_or_none", "is_finite_number", "not_blank", "not_negative"]
 
 
 def is_finite_number(value: object) -> bool:
@@ -34,6 +35,12 @@ def count(_: object, attribute: attrs.Attribute[int], value: object) -> None:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidValueError(f"{attribute.name} must be a whole number of at least 1, got {value!r}")
+
+
+def day_or_none(_: object, attribute: attrs.Attribute[date | None], value: object) -> None:
+    """A date without a time of day, or None."""
+    if value is not None and type(value) is not date:
+        raise InvalidValueError(f"{attribute.name} must be a datetime.date or None, got {value!r}")
 
 
 def not_blank(_: object, attribute: attrs.Attribute[str], value: object) -> None:

@@ -24,6 +24,16 @@ def blocking_twin() -> tb.RequestLog:
     return tb.run_load_blocking(endpoint, tb.ClosedLoop(1, requests=1), tb.FixedPrompt(prompt="x"), seed=1)
 
 
+def costs(measurement: tb.Measurement) -> list[tb.CostModel]:
+    """Every cost model is a CostModel, and so are sums of them; figures are estimates or None."""
+    hours = tb.InstanceHours(tb.PriceTable.builtin("us-east-1"), utilisation=0.5)
+    total = hours + tb.FixedCost(0.1) + tb.PerToken(0.2, 0.6)
+    million: tb.Estimate | None = total.cost(measurement).usd_per_million_output_tokens
+    throughput: tb.Estimate | None = measurement.throughput_tps
+    del million, throughput
+    return [hours, total, tb.FixedCost(1.0), tb.PerToken(0.2, 0.6)]
+
+
 def backends() -> list[tb.Backend]:
     """Every backend is a Backend."""
     return [tb.Emulator(), tb.HttpBackend("http://127.0.0.1"), tb.ProcessBackend(["server", "{port}"])]

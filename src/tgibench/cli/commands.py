@@ -17,6 +17,7 @@ from rich.console import Console
 import tgibench as tb
 from tgibench import registry
 from tgibench.cli.display import SweepDisplay, print_study
+from tgibench.cli.prices import prices
 from tgibench.errors import InvalidValueError
 from tgibench.reports.cells import cell
 
@@ -33,6 +34,9 @@ _INTERRUPTED = 130
 @click.version_option(tb.__version__)
 def tgibench() -> None:
     """Measure and choose how to serve large language models."""
+
+
+tgibench.add_command(prices)
 
 
 @tgibench.command()
