@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
+from tgibench.provenance import Source
+from tgibench.stats import Estimate
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tgibench.deployments import Deployment
     from tgibench.loads import LoadProfile
     from tgibench.metrics import Metrics
-    from tgibench.provenance import Provenance, Source
+    from tgibench.provenance import Provenance
 
 __all__ = ["DeploymentFailure", "Measurement", "Study", "cell_key", "describe_load"]
 
@@ -78,6 +81,17 @@ class Measurement:
             seed=self.provenance.seed,
             backend=self.provenance.backend,
         )
+
+    @property
+    def throughput_tps(self) -> Estimate | None:
+        """Output tokens per second, for costs and decisions: the counted `output_throughput_tps`.
+
+        A PUBLISHED measurement that counted none has its `littles_law_throughput_tps` instead, without an interval.
+        """
+        counted, derived = self.metrics.output_throughput_tps, self.metrics.littles_law_throughput_tps
+        if counted is not None or derived is None or self.source is not Source.PUBLISHED:
+            return counted
+        return Estimate(derived)
 
 
 @attrs.frozen
