@@ -20,9 +20,20 @@ if TYPE_CHECKING:
     from tgibench.backends.emulator import Emulator as Emulator
     from tgibench.backends.http import HttpBackend as HttpBackend
     from tgibench.backends.process import ProcessBackend as ProcessBackend
+    from tgibench.bootstrap import block_bootstrap as block_bootstrap
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.client import HttpEndpoint as HttpEndpoint
+    from tgibench.comparisons import Comparison as Comparison
+    from tgibench.comparisons import Verdict as Verdict
+    from tgibench.comparisons import compare as compare
+    from tgibench.comparisons import compare_estimates as compare_estimates
+    from tgibench.costs import Cost as Cost
+    from tgibench.costs import CostModel as CostModel
+    from tgibench.costs import CostSum as CostSum
+    from tgibench.costs import FixedCost as FixedCost
+    from tgibench.costs import InstanceHours as InstanceHours
+    from tgibench.costs import PerToken as PerToken
     from tgibench.deployments import Deployment as Deployment
     from tgibench.endpoints import Client as Client
     from tgibench.endpoints import Endpoint as Endpoint
@@ -35,6 +46,7 @@ if TYPE_CHECKING:
     from tgibench.errors import TeardownError as TeardownError
     from tgibench.errors import TgibenchError as TgibenchError
     from tgibench.errors import UnknownNameError as UnknownNameError
+    from tgibench.errors import UnknownPrice as UnknownPrice
     from tgibench.loads import ClosedLoop as ClosedLoop
     from tgibench.loads import ClosedPhase as ClosedPhase
     from tgibench.loads import LoadProfile as LoadProfile
@@ -45,6 +57,8 @@ if TYPE_CHECKING:
     from tgibench.measurements import Study as Study
     from tgibench.metrics import SLO as SLO
     from tgibench.metrics import Metrics as Metrics
+    from tgibench.prices import Price as Price
+    from tgibench.prices import PriceTable as PriceTable
     from tgibench.protocols import StreamDecoder as StreamDecoder
     from tgibench.protocols import WireProtocol as WireProtocol
     from tgibench.protocols.openai import OpenAIChatProtocol as OpenAIChatProtocol
@@ -53,6 +67,11 @@ if TYPE_CHECKING:
     from tgibench.protocols.tgi import TgiProtocol as TgiProtocol
     from tgibench.provenance import Provenance as Provenance
     from tgibench.provenance import Source as Source
+    from tgibench.recommend import Choice as Choice
+    from tgibench.recommend import cheapest as cheapest
+    from tgibench.recommend import fastest as fastest
+    from tgibench.recommend import highest_throughput as highest_throughput
+    from tgibench.recommend import pareto_front as pareto_front
     from tgibench.records import Exchange as Exchange
     from tgibench.records import Failure as Failure
     from tgibench.records import FailureKind as FailureKind
@@ -66,6 +85,17 @@ if TYPE_CHECKING:
     from tgibench.requests import PromptLengths as PromptLengths
     from tgibench.requests import PromptSource as PromptSource
     from tgibench.requests import SyntheticPrompts as SyntheticPrompts
+    from tgibench.requirements import Requirement as Requirement
+    from tgibench.requirements import Shortfall as Shortfall
+    from tgibench.requirements import concurrency as concurrency
+    from tgibench.requirements import cost_at_most as cost_at_most
+    from tgibench.requirements import failures_at_most as failures_at_most
+    from tgibench.requirements import goodput_at_least as goodput_at_least
+    from tgibench.requirements import latency_at_most as latency_at_most
+    from tgibench.requirements import require as require
+    from tgibench.requirements import throughput_at_least as throughput_at_least
+    from tgibench.requirements import tpot_at_most as tpot_at_most
+    from tgibench.requirements import ttft_at_most as ttft_at_most
     from tgibench.runner import RunProgress as RunProgress
     from tgibench.runner import run_load as run_load
     from tgibench.stats import Distribution as Distribution
@@ -87,8 +117,11 @@ _HOMES = {
     "backends.emulator": ("Emulator",),
     "backends.http": ("HttpBackend",),
     "backends.process": ("ProcessBackend",),
+    "bootstrap": ("block_bootstrap",),
     "checks": ("arrival_test", "warnings_of"),
     "client": ("HttpEndpoint",),
+    "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
+    "costs": ("Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"),
     "deployments": ("Deployment",),
     "endpoints": ("Client", "Endpoint", "Timeouts"),
     "errors": (
@@ -100,22 +133,31 @@ _HOMES = {
         "TeardownError",
         "TgibenchError",
         "UnknownNameError",
+        "UnknownPrice",
     ),
     "loads": ("ClosedLoop", "ClosedPhase", "LoadProfile", "OpenPhase", "Stages"),
     "measurements": ("DeploymentFailure", "Measurement", "Study"),
     "metrics": ("SLO", "Metrics"),
+    "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
     "protocols.tgi": ("TgiCompatProtocol", "TgiProtocol"),
     "provenance": ("Provenance", "Source"),
+    "recommend": ("Choice", "cheapest", "fastest", "highest_throughput", "pareto_front"),
     "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window"),
-    "requests": (
-        "FixedPrompt",
-        "GenerationRequest",
-        "PromptFile",
-        "PromptLengths",
-        "PromptSource",
-        "SyntheticPrompts",
+    "requests": ("FixedPrompt", "GenerationRequest", "PromptFile", "PromptLengths", "PromptSource", "SyntheticPrompts"),
+    "requirements": (
+        "Requirement",
+        "Shortfall",
+        "concurrency",
+        "cost_at_most",
+        "failures_at_most",
+        "goodput_at_least",
+        "latency_at_most",
+        "require",
+        "throughput_at_least",
+        "tpot_at_most",
+        "ttft_at_most",
     ),
     "runner": ("RunProgress", "run_load"),
     "stats": ("Distribution", "Estimate"),

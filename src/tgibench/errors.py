@@ -5,6 +5,7 @@
     TgibenchError
     ├── InvalidValueError        a value the caller gave is out of range or of the wrong form   (also a ValueError)
     ├── UnknownNameError         a name in a file or on the command line stands for nothing     (also a LookupError)
+    ├── UnknownPrice             no price is known of a machine or region                       (also a LookupError)
     ├── MissingExtraError        an optional dependency is not installed                        (also an ImportError)
     ├── RunningLoopError         a blocking twin was called where an event loop runs
     ├── DeployError              a server could not be started, reached or made ready
@@ -25,6 +26,7 @@ __all__ = [
     "TeardownError",
     "TgibenchError",
     "UnknownNameError",
+    "UnknownPrice",
 ]
 
 
@@ -38,6 +40,10 @@ class InvalidValueError(TgibenchError, ValueError):
 
 class UnknownNameError(TgibenchError, LookupError):
     """A name in a file or on the command line stands for nothing that is installed."""
+
+
+class UnknownPrice(TgibenchError, LookupError):  # noqa: N818 - the word for what is missing
+    """No price is known of a machine or region; the message names the nearest known ones."""
 
 
 class MissingExtraError(TgibenchError, ImportError):

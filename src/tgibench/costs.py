@@ -1,0 +1,393 @@
+"""What a measurement's tokens cost. A `CostModel` is anything that turns a `Measurement` into a `Cost`; models add up with ``+``.
+
+A cost is reckoned from a stored measurement and today's prices, or any other: nothing is run again. Intervals come from the
+throughput's and the token counts': a figure is taken at the ends of their intervals, so the fewest tokens per second make the
+highest cost per token.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+from attrs import validators
+
+from tgibench.errors import InvalidValueError
+from tgibench.stats import Estimate
+from tgibench.validators import above_zero, is_finite_number, not_blank, not_negative
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import date
+
+    from tgibench.measurements import Measurement
+    from tgibench.prices import Price, PriceTable
+    from tgibench.stats import Distribution, Interval
+
+__all__ = ["Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"]
+
+_MILLION = 1e6
+_HOUR_S = 3600.0
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """What a deployment costs under a load. None stands for what cannot be known from the measurement.
+
+    A figure that does not depend on what was measured, such as a machine's price, has an interval of no width.
+
+    Args:
+        usd_per_hour: US dollars for an hour of the whole deployment.
+        usd_per_million_output_tokens: For a million output tokens, what their prompts cost included.
+        usd_per_million_total_tokens: For a million tokens, prompts and answers counted alike.
+        usd_per_thousand_requests: For a thousand requests that succeed.
+        minutes_to_million_output_tokens: Minutes of work for a million output tokens, idle hours left out.
+        run_usd: What the measured run itself cost, between these two: from its first request until its load was let go; with all of
+            the start-up, counted in full for each load of a deployment, and the last answers. The tear-down is in neither.
+        prices: The prices that were used.
+        basis: In one sentence: which price of which day, and how many tokens per second.
+    """
+
+    usd_per_hour: Estimate | None = None
+    usd_per_million_output_tokens: Estimate | None = None
+    usd_per_million_total_tokens: Estimate | None = None
+    usd_per_thousand_requests: Estimate | None = None
+    minutes_to_million_output_tokens: Estimate | None = None
+    run_usd: tuple[float, float] | None = None
+    prices: tuple[Price, ...] = ()
+    basis: str
+
+
+class CostModel(Protocol):
+    """A way of reckoning costs. Anything with this member is one."""
+
+    def cost(self, measurement: Measurement) -> Cost:
+        """What the measured deployment costs under its load.
+
+        Raises:
+            UnknownPrice: A price that it needs is not known.
+        """
+
+
+def _share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not is_finite_number(value) or not 0 < value <= 1:
+        raise InvalidValueError(f"{attribute.name} must be above 0 and at most 1, got {value!r}")
+
+
+def _below_one(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not is_finite_number(value) or not 0 <= value < 1:
+        raise InvalidValueError(f"{attribute.name} must be at least 0 and below 1, got {value!r}")
+
+
+def _plus(self: CostModel, other: CostModel) -> CostSum:
+    return CostSum((self, other))
+
+
+def _plus_reversed(self: CostModel, other: CostModel) -> CostSum:
+    return CostSum((other, self))
+
+
+@attrs.frozen
+class InstanceHours:
+    """Machines rented by the hour: the deployment's replicas at a table's price.
+
+    Args:
+        prices: The price of each machine.
+        utilisation: Share of the paid hours in which the deployment works at the measured throughput.
+        discount_ratio: What a savings plan or private price takes off the list price: 0.3 for 30 % off. A price of your own goes into
+            the table: `PriceTable.with_price`.
+        hours_per_start: To include the start-up: after each start the deployment serves for so many hours, and the time until it was
+            ready (`Provenance.ready_after_s`) is paid for too. None leaves it out.
+
+    Raises:
+        InvalidValueError: A ratio is out of range.
+    """
+
+    prices: PriceTable
+    utilisation: float = attrs.field(default=1.0, validator=_share, kw_only=True)
+    discount_ratio: float = attrs.field(default=0.0, validator=_below_one, kw_only=True)
+    hours_per_start: float | None = attrs.field(default=None, validator=validators.optional(above_zero), kw_only=True)
+
+    def cost(self, measurement: Measurement) -> Cost:
+        """What it costs; figures per token are None if the start-up counts and is not known.
+
+        Raises:
+            UnknownPrice: The table does not hold the deployment's machine.
+        """
+        price = self.prices.price(measurement.deployment.instance_type)
+        replicas = measurement.deployment.replicas
+        terms = [str(price)]
+        if replicas > 1:
+            terms.append(f"{replicas} machines")
+        if self.discount_ratio:
+            terms.append(f"{self.discount_ratio:.4g} of the price off")
+        if self.utilisation < 1:
+            terms.append(f"working {self.utilisation:.4g} of the time")
+        if self.hours_per_start is not None:
+            terms.append(f"started every {self.hours_per_start:g} hours")
+        return _hourly(
+            measurement,
+            price.usd_per_hour * (1 - self.discount_ratio) * replicas,
+            working=self._working(measurement),
+            prices=(price,),
+            basis=", ".join(terms),
+        )
+
+    def _working(self, measurement: Measurement) -> float | None:
+        """Share of the paid time in which tokens are made."""
+        if self.hours_per_start is None:
+            return self.utilisation
+        ready_after_s = measurement.provenance.ready_after_s
+        if ready_after_s is None:
+            return None
+        return self.utilisation / (1 + ready_after_s / (self.hours_per_start * _HOUR_S))
+
+    __add__ = _plus
+    __radd__ = _plus_reversed
+
+
+@attrs.frozen
+class FixedCost:
+    """Dollars for each hour, whatever the machine: a load balancer, storage, power, staff.
+
+    Args:
+        usd_per_hour: US dollars per hour of the whole deployment.
+        utilisation: Share of the hours in which the deployment works at the measured throughput. None: that of the `InstanceHours` it
+            is added to, and 1 where there are none.
+        name: What it is for.
+
+    Raises:
+        InvalidValueError: The dollars are no number of at least 0, or the share is out of range.
+    """
+
+    usd_per_hour: float = attrs.field(validator=not_negative)
+    utilisation: float | None = attrs.field(default=None, validator=validators.optional(_share), kw_only=True)
+    name: str = attrs.field(default="fixed", validator=not_blank, kw_only=True)
+
+    def cost(self, measurement: Measurement) -> Cost:
+        """What it costs."""
+        return _hourly(
+            measurement,
+            self.usd_per_hour,
+            working=1.0 if self.utilisation is None else self.utilisation,
+            basis=f"{self.usd_per_hour:g} USD per hour ({self.name})",
+        )
+
+    __add__ = _plus
+    __radd__ = _plus_reversed
+
+
+@attrs.frozen
+class PerToken:
+    """An API that bills tokens, prompts and answers apart. Failed requests may or may not be billed: the run's bounds hold both.
+
+    Args:
+        usd_per_million_input_tokens: US dollars for a million prompt tokens; may be 0.
+        usd_per_million_output_tokens: US dollars for a million output tokens.
+        effective_date: A day on which the price held; None where nobody said.
+        source: Who says so.
+
+    Raises:
+        InvalidValueError: A price is negative or no number.
+    """
+
+    usd_per_million_input_tokens: float = attrs.field(validator=not_negative)
+    usd_per_million_output_tokens: float = attrs.field(validator=above_zero)
+    effective_date: date | None = attrs.field(default=None, kw_only=True)
+    source: str = attrs.field(default="given by the caller", validator=not_blank, kw_only=True)
+
+    def cost(self, measurement: Measurement) -> Cost:
+        """What the measured load costs there; None where the tokens of a request are not known."""
+        input_price, output_price = self.usd_per_million_input_tokens, self.usd_per_million_output_tokens
+        metrics = measurement.metrics
+        asked, answered = _mean(metrics.input_tokens), _mean(metrics.output_tokens)
+        throughput = measurement.throughput_tps
+        billed_input = asked if input_price else _exact(0.0)
+        per_million = (
+            _at(lambda i, o: output_price + input_price * i / o, billed_input, answered)
+            if input_price
+            else _exact(output_price)
+        )
+        per_request = _at(lambda i, o: (input_price * i + output_price * o) / _MILLION, billed_input, answered)
+        return Cost(
+            usd_per_hour=_at(lambda usd, tps: usd / _MILLION * tps * _HOUR_S, per_million, throughput),
+            usd_per_million_output_tokens=per_million,
+            usd_per_million_total_tokens=_at(
+                lambda i, o: (input_price * i + output_price * o) / (i + o), asked, answered
+            ),
+            usd_per_thousand_requests=_at(lambda usd: usd * 1000, per_request),
+            minutes_to_million_output_tokens=_minutes_to_million(throughput),
+            run_usd=None if per_request is None else _billed(measurement, per_request.value),
+            basis=self._basis() + _tokens_told(measurement),
+        )
+
+    def _basis(self) -> str:
+        day = "undated" if self.effective_date is None else self.effective_date.isoformat()
+        return (
+            f"{self.usd_per_million_input_tokens:g} USD per million input tokens and "
+            f"{self.usd_per_million_output_tokens:g} USD per million output tokens ({day}: {self.source})"
+        )
+
+    __add__ = _plus
+    __radd__ = _plus_reversed
+
+
+def _with_common_utilisation(models: tuple[CostModel, ...]) -> tuple[CostModel, ...]:
+    """The models, sums taken apart; fixed costs that name no utilisation take that of the machines beside them."""
+    flat = tuple(part for model in models for part in (model.models if isinstance(model, CostSum) else (model,)))
+    shares = {model.utilisation for model in flat if isinstance(model, InstanceHours)}
+    open_ones = [model for model in flat if isinstance(model, FixedCost) and model.utilisation is None]
+    if not open_ones or not shares:
+        return flat
+    if len(shares) > 1:
+        raise InvalidValueError(
+            f"machines with utilisations {sorted(shares)} are added: say which one {open_ones[0]!r} has, utilisation=…"
+        )
+    (utilisation,) = shares
+    return tuple(attrs.evolve(model, utilisation=utilisation) if model in open_ones else model for model in flat)
+
+
+@attrs.frozen
+class CostSum:
+    """Several cost models together; made with ``+``.
+
+    Args:
+        models: What adds up. A figure that one of them cannot give is None.
+
+    Raises:
+        InvalidValueError: There is none, or a fixed cost is added to machines of different utilisation and names none itself.
+    """
+
+    models: tuple[CostModel, ...] = attrs.field(converter=_with_common_utilisation, validator=validators.min_len(1))
+
+    def cost(self, measurement: Measurement) -> Cost:
+        """The costs of all, added figure by figure; intervals end by end, as all move with the same throughput.
+
+        Raises:
+            UnknownPrice: One of them does not know a price.
+        """
+        costs = [model.cost(measurement) for model in self.models]
+        ending = _tokens_told(measurement)
+        runs = [cost.run_usd for cost in costs]
+        known = [run for run in runs if run is not None]
+        return Cost(
+            usd_per_hour=_total([cost.usd_per_hour for cost in costs]),
+            usd_per_million_output_tokens=_total([cost.usd_per_million_output_tokens for cost in costs]),
+            usd_per_million_total_tokens=_total([cost.usd_per_million_total_tokens for cost in costs]),
+            usd_per_thousand_requests=_total([cost.usd_per_thousand_requests for cost in costs]),
+            minutes_to_million_output_tokens=_minutes_to_million(measurement.throughput_tps),
+            run_usd=(sum(low for low, _ in known), sum(high for _, high in known)) if len(known) == len(runs) else None,
+            prices=tuple(price for cost in costs for price in cost.prices),
+            basis=" + ".join(cost.basis.removesuffix(ending) for cost in costs) + ending,
+        )
+
+    __add__ = _plus
+    __radd__ = _plus_reversed
+
+
+def _hourly(
+    measurement: Measurement,
+    usd_per_hour: float,
+    *,
+    working: float | None,
+    prices: tuple[Price, ...] = (),
+    basis: str,
+) -> Cost:
+    """The cost of what is paid by the hour and makes tokens in a share of it; of an unknown share, nothing per token."""
+    metrics, output = measurement.metrics, measurement.throughput_tps
+    asked, requests = _mean(metrics.input_tokens), metrics.request_throughput_rps
+    per_second = None if working is None else _exact(usd_per_hour / _HOUR_S / working)
+    paid_s = _paid_s(measurement)
+    return Cost(
+        usd_per_hour=_exact(usd_per_hour),
+        usd_per_million_output_tokens=_at(lambda usd, tps: _MILLION * usd / tps, per_second, output),
+        usd_per_million_total_tokens=_at(
+            lambda usd, tps, i, rps: _MILLION * usd / (tps + i * rps), per_second, output, asked, requests
+        ),
+        usd_per_thousand_requests=_at(lambda usd, rps: 1000 * usd / rps, per_second, requests),
+        minutes_to_million_output_tokens=_minutes_to_million(output),
+        run_usd=None if paid_s is None else (usd_per_hour / _HOUR_S * paid_s[0], usd_per_hour / _HOUR_S * paid_s[1]),
+        prices=prices,
+        basis=basis + _tokens_told(measurement),
+    )
+
+
+def _paid_s(measurement: Measurement) -> tuple[float, float] | None:
+    """Least and most seconds for which the run's machines may be billed; None where nothing is known of its length.
+
+    The provider does not say whether the meter starts with the order or when the server is ready. A clock that jumps (virtual time)
+    shows in wall time as next to nothing: there the window tells.
+    """
+    metrics, provenance = measurement.metrics, measurement.provenance
+    lengths_s = []
+    if metrics.window is not None:
+        drain_s = metrics.latency_s.max if metrics.latency_s is not None and metrics.latency_s.max else 0.0
+        lengths_s += [metrics.window.stop_s, metrics.window.stop_s + drain_s]
+    if provenance.began_at is not None and provenance.ended_at is not None:
+        lengths_s.append((provenance.ended_at - provenance.began_at).total_seconds())
+    if not lengths_s:
+        return None
+    return lengths_s[0], max(lengths_s) + (provenance.ready_after_s or 0.0)
+
+
+def _billed(measurement: Measurement, usd_per_request: float) -> tuple[float, float]:
+    """What a run's requests cost if failed ones are not billed, and if they are billed in full."""
+    counts = measurement.metrics.counts
+    return usd_per_request * counts["succeeded"], usd_per_request * (counts["succeeded"] + counts["failed"])
+
+
+def _minutes_to_million(throughput: Estimate | None) -> Estimate | None:
+    return _at(lambda tps: _MILLION / tps / 60, throughput)
+
+
+def _tokens_told(measurement: Measurement) -> str:
+    throughput = measurement.throughput_tps
+    if throughput is None:
+        return "; tokens per second not known"
+    derived = throughput is not measurement.metrics.output_throughput_tps
+    how = f"{measurement.source.value}, derived by Little's law" if derived else measurement.source.value
+    return f"; {throughput.value:.4g} output tokens per second ({how})"
+
+
+def _exact(value: float) -> Estimate:
+    return Estimate(value, (value, value))
+
+
+def _mean(sample: Distribution | None) -> Estimate | None:
+    if sample is None or sample.mean is None:
+        return None
+    return Estimate(sample.mean, sample.intervals.get("mean"), sample.count)
+
+
+def _total(parts: list[Estimate | None]) -> Estimate | None:
+    return _at(lambda *values: sum(values), *parts)
+
+
+def _at(figure: Callable[..., float], *parts: Estimate | None) -> Estimate | None:
+    """A figure of others that is monotone in each of them; None where one is missing or nothing was made that could be divided by.
+
+    Its interval is what it is at the ends of theirs; None where one has none, or reaches down to nothing made.
+    """
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    try:
+        value = figure(*(part.value for part in known))
+    except ZeroDivisionError:
+        return None
+    count = next((part.count for part in known if part.count is not None), None)
+    return Estimate(value, _ends(figure, known), count)
+
+
+def _ends(figure: Callable[..., float], parts: list[Estimate]) -> Interval | None:
+    ranges = []
+    for part in parts:
+        if part.interval is None:
+            return None
+        ranges.append((max(part.interval[0], 0.0), part.interval[1]))
+    try:
+        corners = [figure(*corner) for corner in itertools.product(*ranges)]
+    except ZeroDivisionError:
+        return None
+    return min(corners), max(corners)
