@@ -17,7 +17,7 @@ import numpy as np
 from tgibench.stats import Estimate, t_quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -74,7 +74,9 @@ def ratio_of_samples(
     if min(*figures, *(float(values.min()) for values in resampled)) <= 0:
         return None
     scatter = [
-        np.log(values / figure) * _of_blocks(len(sample))[1]
+        np.log(values / figure)
+        * _of_blocks(len(sample))[1]
+        * math.sqrt(_hidden(_block_length(len(sample)), len(sample)))
         for sample, figure, values in zip(samples, figures, resampled, strict=True)
     ]
     variances = [float(deviations.var()) for deviations in scatter]
@@ -109,26 +111,43 @@ def ratio_of_batches(
         widening = _widening(means, batch_size)
         scatter.append(np.log(resampled / means.mean()) * math.sqrt(widening * len(means) / (len(means) - 1)))
         variances.append(float(means.var(ddof=1)) / len(means) / float(means.mean()) ** 2 * widening)
-    degrees = _welch(variances, [len(a.batch_means) - 1, len(b.batch_means) - 1])
+    each = [len(a.batch_means) - 1, len(b.batch_means) - 1]
+    short = any(size is not None and size < _LONG_BATCH for size in batch_sizes)
+    degrees = min(each) if short else _welch(variances, each)
     return _around(a.value / b.value, scatter[0], scatter[1], degrees)
 
 
-def ratio_of_intervals(a: Estimate, b: Estimate) -> Interval | None:
+def ratio_of_intervals(
+    a: Estimate, b: Estimate, *, batch_sizes: tuple[int | None, int | None] = (None, None)
+) -> Interval | None:
     """The 95 % interval of ``a / b`` from the intervals of two independent figures above 0 (Zou and Donner 2008, on logarithms).
+
+    Args:
+        a: The numerator.
+        b: The denominator.
+        batch_sizes: How many values made a batch where the dependence of either was judged; None where it does not matter. Short
+            batches widen the interval as in `ratio_of_batches`.
 
     Returns:
         None where a figure has no interval or is not above 0.
     """
     if a.interval is None or b.interval is None or min(a.value, b.value) <= 0:
         return None
-    (a_below, a_above), (b_below, b_above) = (_log_reach(side.value, side.interval) for side in (a, b) if side.interval)
+    (a_below, a_above), (b_below, b_above) = (
+        _log_reach(side, batch_size) for side, batch_size in zip((a, b), batch_sizes, strict=True)
+    )
     ratio = a.value / b.value
     return ratio * math.exp(-math.hypot(a_below, b_above)), ratio * math.exp(math.hypot(a_above, b_below))
 
 
-def _log_reach(value: float, interval: Interval) -> tuple[float, float]:
-    low, high = interval
-    return (math.log(value / low) if low > 0 else math.inf), math.log(high / value)
+def _log_reach(figure: Estimate, batch_size: int | None) -> tuple[float, float]:
+    """How far the interval reaches below and above the figure, in logarithms."""
+    low, high = figure.interval or (figure.value, figure.value)
+    widening = 1.0
+    if batch_size is not None and batch_size < _LONG_BATCH and figure.count is not None:
+        widening = math.sqrt(_hidden(batch_size, figure.count))
+    below = math.log(figure.value / low) if low > 0 else math.inf
+    return widening * below, widening * math.log(high / figure.value)
 
 
 def _around(ratio: float, a: Floats, b: Floats, degrees: float) -> Interval:
@@ -138,7 +157,7 @@ def _around(ratio: float, a: Floats, b: Floats, degrees: float) -> Interval:
     return ratio * math.exp(low), ratio * math.exp(high)
 
 
-def _welch(variances: list[float], degrees: list[float]) -> float:
+def _welch(variances: Sequence[float], degrees: Sequence[float]) -> float:
     """Welch's degrees of freedom of a difference."""
     parts = sum(variance**2 / degree for variance, degree in zip(variances, degrees, strict=True))
     return sum(variances) ** 2 / parts if parts else min(degrees)
@@ -182,14 +201,14 @@ def _widening(means: Floats, size: int | None) -> float:
     # the estimated correlation of neighbours is low by about 1 / number
     neighbours = float(deviations[1:] @ deviations[:-1]) / total + 1 / number if total else 0.0
     widening = 1 + 2 * min(max(neighbours, 0.0), 0.5)
-    return widening if size is None or size >= _LONG_BATCH else max(widening, _hidden(size, number))
+    return widening if size is None or size >= _LONG_BATCH else max(widening, _hidden(size, size * number))
 
 
-def _hidden(size: int, number: int) -> float:
-    """What short batches hide of a first-order autoregression: variance of the mean of all values over what their batches show."""
+def _hidden(size: int, count: int) -> float:
+    """What batches of so many values hide of a first-order autoregression: the variance of the mean over what the batches show of it."""
 
     def factor(length: int) -> float:
         r = _ASSUMED_CORRELATION
         return (1 + r) / (1 - r) - 2 * r * (1 - r**length) / (length * (1 - r) ** 2)
 
-    return factor(size * number) / factor(size)
+    return factor(count) / factor(size)

@@ -148,11 +148,12 @@ def _of_figures(a: Figure, b: Figure, name: str) -> Comparison:
     first, second = a.estimate, b.estimate
     if first is None or second is None:
         return _compared(first, second, name, None, "a figure is missing")
-    interval = ratio_of_batches(first, second, batch_sizes=(a.batch_size, b.batch_size))
+    sizes = (a.batch_size, b.batch_size)
+    interval = ratio_of_batches(first, second, batch_sizes=sizes)
     if interval is not None:
         basis = f"block bootstrap of {len(first.batch_means)} and {len(second.batch_means)} batches"
         return _compared(first, second, name, interval, basis)
-    interval = ratio_of_intervals(first, second)
+    interval = ratio_of_intervals(first, second, batch_sizes=sizes)
     return _compared(first, second, name, interval, "the intervals of both" if interval else "no interval to judge by")
 
 

@@ -39,7 +39,7 @@ class Figure:
 
     Args:
         estimate: None where the run has none.
-        batch_size: How many values each of its batch means stands for; None for rates in stretches of time.
+        batch_size: How many values made a batch where their dependence was judged; None for rates in stretches of time.
     """
 
     estimate: Estimate | None
@@ -90,10 +90,8 @@ def _of_distribution(values: Distribution, quantile: float | None) -> Figure:
     value, interval = getattr(values, name), values.intervals.get(name)
     if value is None:
         return Figure(None)
-    if quantile is not None or not values.batch_means:
-        return Figure(Estimate(value, interval, values.count))
-    batch_size = values.count // len(values.batch_means)
-    return Figure(Estimate(value, interval, values.count, values.batch_means), batch_size)
+    batch_size = values.count // len(values.batch_means) if values.batch_means else None
+    return Figure(Estimate(value, interval, values.count, () if quantile else values.batch_means), batch_size)
 
 
 def _normalized_latency_s(log: RequestLog) -> NDArray[np.float64]:

@@ -151,8 +151,8 @@ def quantile_interval(ordered: NDArray[np.floating[Any]], quantile: float, depen
     if worth < samples_needed(quantile):
         return None
     below, above = _binomial_bounds(worth, quantile)
-    scale = len(ordered) / worth
-    return float(ordered[math.floor(below * scale) - 1]), float(ordered[math.ceil((above + 1) * scale) - 1])
+    first, last = below * len(ordered) // worth, -(-(above + 1) * len(ordered) // worth)
+    return float(ordered[first - 1]), float(ordered[last - 1])
 
 
 def samples_needed(quantile: float) -> int:
