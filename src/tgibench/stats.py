@@ -18,6 +18,7 @@ __all__ = [
     "Distribution",
     "Estimate",
     "Interval",
+    "dependent_proportion",
     "distribution",
     "mean_of_batches",
     "proportion",
@@ -160,14 +161,23 @@ def samples_needed(quantile: float) -> int:
     return math.ceil(math.log(_TAIL) / math.log(max(quantile, 1 - quantile)))
 
 
-def proportion(successes: int, count: int) -> Estimate | None:
+def dependent_proportion(successes: NDArray[np.bool_]) -> Estimate | None:
+    """The share of successes in the order of time, with Wilson's interval for as many independent ones as they are worth."""
+    number = _batches(len(successes))
+    size = len(successes) // number
+    worth = len(successes) / (_overdispersion(successes[: number * size].reshape(number, size)) if size else 1.0)
+    share = proportion(float(successes.mean()) * worth, worth) if worth else None
+    return share and Estimate(share.value, share.interval, len(successes))
+
+
+def proportion(successes: float, count: float) -> Estimate | None:
     """A share with Wilson's score interval; None of nothing."""
     if not count:
         return None
     share, z2 = successes / count, _Z**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return Estimate(share, (max(0.0, centre - half), min(1.0, centre + half)), count)
+    return Estimate(share, (max(0.0, centre - half), min(1.0, centre + half)), int(count))
 
 
 def _batches(count: int) -> int:
@@ -181,18 +191,22 @@ def _dependence(sample: NDArray[np.floating[Any]]) -> dict[str, float]:
     """
     number = _batches(len(sample))
     size = len(sample) // number
-    known = dict.fromkeys(_QUANTILES, 1.0)
     if not size:
-        return known
+        return dict.fromkeys(_QUANTILES, 1.0)
     part = np.sort(sample[:: len(sample) // _THRESHOLDS_FROM + 1])
     batches = sample[: number * size].reshape(number, size)
-    for name, quantile in _QUANTILES.items():
-        shares = np.count_nonzero(batches > _quantile(part, quantile), axis=1) / size
-        above = float(shares.mean())
-        if 0 < above < 1:
-            independent = above * (1 - above) / (size - 1 / number)
-            known[name] = max(1.0, float(shares.var(ddof=1)) / independent)
-    return known
+    return {name: _overdispersion(batches > _quantile(part, quantile)) for name, quantile in _QUANTILES.items()}
+
+
+def _overdispersion(batches: NDArray[np.bool_]) -> float:
+    """By how much the batches' shares vary more than those of independent values; at least 1, and 1 where it is not known."""
+    number, size = batches.shape
+    shares = np.count_nonzero(batches, axis=1) / size
+    share = float(shares.mean())
+    if not 0 < share < 1:
+        return 1.0
+    varies = float(shares.var(ddof=1)) * (size - 1 / number) / (share * (1 - share))
+    return max(1.0, varies)
 
 
 def _quantile(ordered: NDArray[np.floating[Any]], quantile: float) -> float:
