@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tgibench.backends.http import HttpBackend as HttpBackend
     from tgibench.backends.process import ProcessBackend as ProcessBackend
     from tgibench.bootstrap import block_bootstrap as block_bootstrap
+    from tgibench.capacity import Capacity as Capacity
+    from tgibench.capacity import Probe as Probe
+    from tgibench.capacity import find_capacity as find_capacity
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.client import HttpEndpoint as HttpEndpoint
@@ -57,6 +60,9 @@ if TYPE_CHECKING:
     from tgibench.measurements import Study as Study
     from tgibench.metrics import SLO as SLO
     from tgibench.metrics import Metrics as Metrics
+    from tgibench.planning import CapacityOption as CapacityOption
+    from tgibench.planning import CapacityPlan as CapacityPlan
+    from tgibench.planning import plan_capacity as plan_capacity
     from tgibench.prices import Price as Price
     from tgibench.prices import PriceTable as PriceTable
     from tgibench.protocols import StreamDecoder as StreamDecoder
@@ -106,6 +112,7 @@ if TYPE_CHECKING:
     from tgibench.sweeps import Progress as Progress
     from tgibench.sweeps import measure as measure
     from tgibench.sweeps import sweep as sweep
+    from tgibench.sync import find_capacity_blocking as find_capacity_blocking
     from tgibench.sync import measure_blocking as measure_blocking
     from tgibench.sync import run_load_blocking as run_load_blocking
     from tgibench.sync import sweep_blocking as sweep_blocking
@@ -118,6 +125,7 @@ _HOMES = {
     "backends.http": ("HttpBackend",),
     "backends.process": ("ProcessBackend",),
     "bootstrap": ("block_bootstrap",),
+    "capacity": ("Capacity", "Probe", "find_capacity"),
     "checks": ("arrival_test", "warnings_of"),
     "client": ("HttpEndpoint",),
     "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
@@ -138,6 +146,7 @@ _HOMES = {
     "loads": ("ClosedLoop", "ClosedPhase", "LoadProfile", "OpenPhase", "Stages"),
     "measurements": ("DeploymentFailure", "Measurement", "Study"),
     "metrics": ("SLO", "Metrics"),
+    "planning": ("CapacityOption", "CapacityPlan", "plan_capacity"),
     "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
@@ -164,7 +173,7 @@ _HOMES = {
     "storage": ("StudyStore", "read_study"),
     "study": ("study_prompts",),
     "sweeps": ("Progress", "measure", "sweep"),
-    "sync": ("measure_blocking", "run_load_blocking", "sweep_blocking"),
+    "sync": ("find_capacity_blocking", "measure_blocking", "run_load_blocking", "sweep_blocking"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

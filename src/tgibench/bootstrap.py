@@ -32,6 +32,7 @@ _SHIFTS = (-2, -1, 1, 2)
 _FEWEST_VALUES = 25
 _VALUES_AT_ONCE = 4_000_000
 _LONG_BATCH = 10
+_STRETCHES = 5
 _ASSUMED_CORRELATION = 0.6
 _PERCENTILES = (2.5, 97.5)
 _Z = t_quantile(math.inf)
@@ -89,8 +90,9 @@ def ratio_of_batches(
 ) -> Interval | None:
     """The 95 % interval of ``a / b``, of two runs' figures that are the means of their `batch_means`.
 
-    Batches that follow each other may still depend on each other: their correlation, where it is positive, widens the interval, and so
-    does what batches of fewer than ten values cannot show of a correlation of 0.6 between neighbours.
+    Batches that follow each other may still depend on each other: their correlation, where it is positive, widens the interval; so does
+    what five long stretches of each run show of slower changes, where it is more; and so does what batches of fewer than ten values
+    cannot show of a correlation of 0.6 between neighbours.
 
     Args:
         a: The numerator.
@@ -110,15 +112,21 @@ def ratio_of_batches(
             return None
         widening = _widening(means, batch_size)
         scatter.append(np.log(resampled / means.mean()) * math.sqrt(widening * len(means) / (len(means) - 1)))
-        variances.append(float(means.var(ddof=1)) / len(means) / float(means.mean()) ** 2 * widening)
+        variances.append(_variance(means) * widening)
     each = [len(a.batch_means) - 1, len(b.batch_means) - 1]
     short = any(size is not None and size < _LONG_BATCH for size in batch_sizes)
     degrees = min(each) if short else _welch(variances, each)
-    return _around(a.value / b.value, scatter[0], scatter[1], degrees)
+    fine, coarse = t_quantile(degrees) * math.sqrt(sum(variances)), _coarse_reach(a.batch_means, b.batch_means)
+    stretch = max(1.0, coarse / fine) if fine else 1.0
+    return _around(a.value / b.value, scatter[0] * stretch, scatter[1] * stretch, degrees)
 
 
 def ratio_of_intervals(
-    a: Estimate, b: Estimate, *, batch_sizes: tuple[int | None, int | None] = (None, None)
+    a: Estimate,
+    b: Estimate,
+    *,
+    batch_sizes: tuple[int | None, int | None] = (None, None),
+    batch_means: tuple[tuple[float, ...], tuple[float, ...]] = ((), ()),
 ) -> Interval | None:
     """The 95 % interval of ``a / b`` from the intervals of two independent figures above 0 (Zou and Donner 2008, on logarithms).
 
@@ -127,6 +135,8 @@ def ratio_of_intervals(
         b: The denominator.
         batch_sizes: How many values made a batch where the dependence of either was judged; None where it does not matter. Short
             batches widen the interval as in `ratio_of_batches`.
+        batch_means: Means of consecutive batches of the values that the figures are about: how much more they say than independent
+            batches would, as in `ratio_of_batches`, widens the interval likewise.
 
     Returns:
         None where a figure has no interval or is not above 0.
@@ -136,8 +146,9 @@ def ratio_of_intervals(
     (a_below, a_above), (b_below, b_above) = (
         _log_reach(side, batch_size) for side, batch_size in zip((a, b), batch_sizes, strict=True)
     )
-    ratio = a.value / b.value
-    return ratio * math.exp(-math.hypot(a_below, b_above)), ratio * math.exp(math.hypot(a_above, b_below))
+    ratio, stretch = a.value / b.value, _persistence(*batch_means)
+    below, above = stretch * math.hypot(a_below, b_above), stretch * math.hypot(a_above, b_below)
+    return ratio * math.exp(-below), ratio * math.exp(above)
 
 
 def _log_reach(figure: Estimate, batch_size: int | None) -> tuple[float, float]:
@@ -161,6 +172,35 @@ def _welch(variances: Sequence[float], degrees: Sequence[float]) -> float:
     """Welch's degrees of freedom of a difference."""
     parts = sum(variance**2 / degree for variance, degree in zip(variances, degrees, strict=True))
     return sum(variances) ** 2 / parts if parts else min(degrees)
+
+
+def _variance(means: Floats) -> float:
+    """Of the logarithm of the mean of independent batch means."""
+    return float(means.var(ddof=1)) / len(means) / float(means.mean()) ** 2
+
+
+def _coarse_reach(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """How far the logarithm of a ratio may be out by what five long stretches of each run show; 0 with too few batches for them."""
+    if min(len(a), len(b)) < 2 * _STRETCHES:
+        return 0.0
+    variances = []
+    for side in (a, b):
+        size = len(side) // _STRETCHES
+        variances.append(_variance(np.array(side[: _STRETCHES * size]).reshape(_STRETCHES, size).mean(axis=1)))
+    return t_quantile(_welch(variances, [_STRETCHES - 1] * 2)) * math.sqrt(sum(variances))
+
+
+def _persistence(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """By how much an interval that takes batches for independent must be stretched."""
+    if not (a and b) or min(*a, *b) <= 0:
+        return 1.0
+    sides = [np.array(side) for side in (a, b)]
+    degrees = [len(side) - 1 for side in sides]
+    independent = [_variance(side) for side in sides]
+    widened = [variance * _widening(side, None) for variance, side in zip(independent, sides, strict=True)]
+    reach = t_quantile(_welch(independent, degrees)) * math.sqrt(sum(independent))
+    fine = t_quantile(_welch(widened, degrees)) * math.sqrt(sum(widened))
+    return max(1.0, max(fine, _coarse_reach(a, b)) / reach) if reach else 1.0
 
 
 def _block_length(count: int) -> int:

@@ -153,7 +153,7 @@ def _of_figures(a: Figure, b: Figure, name: str) -> Comparison:
     if interval is not None:
         basis = f"block bootstrap of {len(first.batch_means)} and {len(second.batch_means)} batches"
         return _compared(first, second, name, interval, basis)
-    interval = ratio_of_intervals(first, second, batch_sizes=sizes)
+    interval = ratio_of_intervals(first, second, batch_sizes=sizes, batch_means=(a.batch_means, b.batch_means))
     return _compared(first, second, name, interval, "the intervals of both" if interval else "no interval to judge by")
 
 

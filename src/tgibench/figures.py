@@ -40,10 +40,12 @@ class Figure:
     Args:
         estimate: None where the run has none.
         batch_size: How many values made a batch where their dependence was judged; None for rates in stretches of time.
+        batch_means: Means of those batches, of a quantile too.
     """
 
     estimate: Estimate | None
     batch_size: int | None = None
+    batch_means: tuple[float, ...] = ()
 
 
 def figure_name(of: str | Rows, quantile: float | None = None) -> str:
@@ -91,7 +93,9 @@ def _of_distribution(values: Distribution, quantile: float | None) -> Figure:
     if value is None:
         return Figure(None)
     batch_size = values.count // len(values.batch_means) if values.batch_means else None
-    return Figure(Estimate(value, interval, values.count, () if quantile else values.batch_means), batch_size)
+    return Figure(
+        Estimate(value, interval, values.count, () if quantile else values.batch_means), batch_size, values.batch_means
+    )
 
 
 def _normalized_latency_s(log: RequestLog) -> NDArray[np.float64]:

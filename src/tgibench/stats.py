@@ -205,8 +205,8 @@ def _overdispersion(batches: NDArray[np.bool_]) -> float:
     share = float(shares.mean())
     if not 0 < share < 1:
         return 1.0
-    varies = float(shares.var(ddof=1)) * (size - 1 / number) / (share * (1 - share))
-    return max(1.0, varies)
+    independent = share * (1 - share) / (size - 1 / number)
+    return max(1.0, float(shares.var(ddof=1)) / independent)
 
 
 def _quantile(ordered: NDArray[np.floating[Any]], quantile: float) -> float:
