@@ -20,9 +20,17 @@ if TYPE_CHECKING:
     from tgibench.backends.emulator import Emulator as Emulator
     from tgibench.backends.http import HttpBackend as HttpBackend
     from tgibench.backends.process import ProcessBackend as ProcessBackend
+    from tgibench.bootstrap import block_bootstrap as block_bootstrap
+    from tgibench.capacity import Capacity as Capacity
+    from tgibench.capacity import Probe as Probe
+    from tgibench.capacity import find_capacity as find_capacity
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.client import HttpEndpoint as HttpEndpoint
+    from tgibench.comparisons import Comparison as Comparison
+    from tgibench.comparisons import Verdict as Verdict
+    from tgibench.comparisons import compare as compare
+    from tgibench.comparisons import compare_estimates as compare_estimates
     from tgibench.costs import Cost as Cost
     from tgibench.costs import CostModel as CostModel
     from tgibench.costs import CostSum as CostSum
@@ -53,6 +61,9 @@ if TYPE_CHECKING:
     from tgibench.measurements import Study as Study
     from tgibench.metrics import SLO as SLO
     from tgibench.metrics import Metrics as Metrics
+    from tgibench.planning import CapacityOption as CapacityOption
+    from tgibench.planning import CapacityPlan as CapacityPlan
+    from tgibench.planning import plan_capacity as plan_capacity
     from tgibench.price_offers import price_list_request as price_list_request
     from tgibench.price_offers import prices_of_offer as prices_of_offer
     from tgibench.price_offers import prices_of_price_list as prices_of_price_list
@@ -66,6 +77,11 @@ if TYPE_CHECKING:
     from tgibench.protocols.tgi import TgiProtocol as TgiProtocol
     from tgibench.provenance import Provenance as Provenance
     from tgibench.provenance import Source as Source
+    from tgibench.recommend import Choice as Choice
+    from tgibench.recommend import cheapest as cheapest
+    from tgibench.recommend import fastest as fastest
+    from tgibench.recommend import highest_throughput as highest_throughput
+    from tgibench.recommend import pareto_front as pareto_front
     from tgibench.records import Exchange as Exchange
     from tgibench.records import Failure as Failure
     from tgibench.records import FailureKind as FailureKind
@@ -79,6 +95,17 @@ if TYPE_CHECKING:
     from tgibench.requests import PromptLengths as PromptLengths
     from tgibench.requests import PromptSource as PromptSource
     from tgibench.requests import SyntheticPrompts as SyntheticPrompts
+    from tgibench.requirements import Requirement as Requirement
+    from tgibench.requirements import Shortfall as Shortfall
+    from tgibench.requirements import concurrency as concurrency
+    from tgibench.requirements import cost_at_most as cost_at_most
+    from tgibench.requirements import failures_at_most as failures_at_most
+    from tgibench.requirements import goodput_at_least as goodput_at_least
+    from tgibench.requirements import latency_at_most as latency_at_most
+    from tgibench.requirements import require as require
+    from tgibench.requirements import throughput_at_least as throughput_at_least
+    from tgibench.requirements import tpot_at_most as tpot_at_most
+    from tgibench.requirements import ttft_at_most as ttft_at_most
     from tgibench.runner import RunProgress as RunProgress
     from tgibench.runner import run_load as run_load
     from tgibench.stats import Distribution as Distribution
@@ -89,6 +116,7 @@ if TYPE_CHECKING:
     from tgibench.sweeps import Progress as Progress
     from tgibench.sweeps import measure as measure
     from tgibench.sweeps import sweep as sweep
+    from tgibench.sync import find_capacity_blocking as find_capacity_blocking
     from tgibench.sync import measure_blocking as measure_blocking
     from tgibench.sync import run_load_blocking as run_load_blocking
     from tgibench.sync import sweep_blocking as sweep_blocking
@@ -100,8 +128,11 @@ _HOMES = {
     "backends.emulator": ("Emulator",),
     "backends.http": ("HttpBackend",),
     "backends.process": ("ProcessBackend",),
+    "bootstrap": ("block_bootstrap",),
+    "capacity": ("Capacity", "Probe", "find_capacity"),
     "checks": ("arrival_test", "warnings_of"),
     "client": ("HttpEndpoint",),
+    "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
     "costs": ("Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"),
     "deployments": ("Deployment",),
     "endpoints": ("Client", "Endpoint", "Timeouts"),
@@ -121,26 +152,34 @@ _HOMES = {
     "measurements": ("DeploymentFailure", "Measurement", "Study"),
     "metrics": ("SLO", "Metrics"),
     "price_offers": ("price_list_request", "prices_of_offer", "prices_of_price_list"),
+    "planning": ("CapacityOption", "CapacityPlan", "plan_capacity"),
     "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
     "protocols.tgi": ("TgiCompatProtocol", "TgiProtocol"),
     "provenance": ("Provenance", "Source"),
+    "recommend": ("Choice", "cheapest", "fastest", "highest_throughput", "pareto_front"),
     "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window"),
-    "requests": (
-        "FixedPrompt",
-        "GenerationRequest",
-        "PromptFile",
-        "PromptLengths",
-        "PromptSource",
-        "SyntheticPrompts",
+    "requests": ("FixedPrompt", "GenerationRequest", "PromptFile", "PromptLengths", "PromptSource", "SyntheticPrompts"),
+    "requirements": (
+        "Requirement",
+        "Shortfall",
+        "concurrency",
+        "cost_at_most",
+        "failures_at_most",
+        "goodput_at_least",
+        "latency_at_most",
+        "require",
+        "throughput_at_least",
+        "tpot_at_most",
+        "ttft_at_most",
     ),
     "runner": ("RunProgress", "run_load"),
     "stats": ("Distribution", "Estimate"),
     "storage": ("StudyStore", "read_study"),
     "study": ("study_prompts",),
     "sweeps": ("Progress", "measure", "sweep"),
-    "sync": ("measure_blocking", "run_load_blocking", "sweep_blocking"),
+    "sync": ("find_capacity_blocking", "measure_blocking", "run_load_blocking", "sweep_blocking"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -295,7 +295,7 @@ def _rate_of(fine: NDArray[np.float64], window: Window) -> Estimate:
     if rates.interval is None or total < _EVENTS_IN_A_BIN * bins:
         return Estimate(total / window.length_s, None, bins)
     low, high = rates.interval
-    return Estimate(total / window.length_s, (max(low, 0.0), high), bins)
+    return Estimate(total / window.length_s, (max(low, 0.0), high), bins, rates.batch_means)
 
 
 def _littles_law(log: RequestLog, rows: NDArray[np.bool_]) -> float | None:

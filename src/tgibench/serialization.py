@@ -155,12 +155,18 @@ def _figure_from_json(value: Any) -> Any:
     match value:
         case {"distribution": dict(fields)}:
             intervals = {name: tuple(bounds) if bounds else None for name, bounds in fields["intervals"].items()}
-            return Distribution(**{**fields, "intervals": intervals})
+            return Distribution(**{**fields, "intervals": intervals, "batch_means": _batch_means(fields)})
         case {"estimate": dict(fields)}:
-            return Estimate(**{**fields, "interval": tuple(fields["interval"]) if fields["interval"] else None})
+            interval = tuple(fields["interval"]) if fields["interval"] else None
+            return Estimate(**{**fields, "interval": interval, "batch_means": _batch_means(fields)})
         case {"window": dict(fields)}:
             return Window(**fields)
         case dict():
             return {name: _figure_from_json(part) for name, part in value.items()}
         case _:
             return value
+
+
+def _batch_means(fields: dict[str, Any]) -> tuple[float, ...]:
+    """Older results have none."""
+    return tuple(fields.get("batch_means", ()))

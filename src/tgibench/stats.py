@@ -18,11 +18,13 @@ __all__ = [
     "Distribution",
     "Estimate",
     "Interval",
+    "dependent_proportion",
     "distribution",
     "mean_of_batches",
     "proportion",
     "quantile_interval",
     "samples_needed",
+    "t_quantile",
 ]
 
 Interval = tuple[float, float]
@@ -31,6 +33,8 @@ _TAIL = 0.025
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 _MOST_BATCHES = 20
 _FEWEST_BATCHES = 5
+_BATCH_SIZE = 10
+_THRESHOLDS_FROM = 50_000
 _Z = NormalDist().inv_cdf(1 - _TAIL)
 
 
@@ -48,6 +52,8 @@ class Distribution:
         p95: 95th percentile.
         p99: 99th percentile.
         intervals: 95 % confidence intervals by field name (``"mean"``, ``"p50"``, …); None where the sample cannot carry one.
+        batch_means: Means of consecutive equal batches, which tell how much requests depend on their neighbours; empty where there were
+            none.
     """
 
     count: int
@@ -59,6 +65,7 @@ class Distribution:
     p95: float | None = None
     p99: float | None = None
     intervals: Mapping[str, Interval | None] = attrs.field(factory=dict)
+    batch_means: tuple[float, ...] = ()
 
 
 @attrs.frozen
@@ -69,18 +76,21 @@ class Estimate:
         value: The figure.
         interval: None where the sample cannot carry one.
         count: What it rests on: batches for a throughput, requests for a share.
+        batch_means: Its values in consecutive equal batches; empty where there were none.
     """
 
     value: float
     interval: Interval | None = None
     count: int | None = None
+    batch_means: tuple[float, ...] = ()
 
 
 def distribution(values: ArrayLike, *, overwrite: bool = False) -> Distribution | None:
     """Summarise a sample given in the order of time; None when it is empty.
 
-    Quantiles carry distribution-free intervals of order statistics. The mean's interval is that of the means of consecutive
-    batches, because requests in one run are not independent.
+    Requests in one run are not independent, and consecutive batches of them tell how far: the mean's interval is that of the batches'
+    means, and a quantile's, of order statistics and free of any distribution, is that of a sample smaller by the factor by which its
+    share of the batches varies more than independent values would let it.
 
     Args:
         values: The sample. A float32 array is not widened.
@@ -91,7 +101,7 @@ def distribution(values: ArrayLike, *, overwrite: bool = False) -> Distribution 
         sample = sample.astype(np.float64, copy=False)
     if not len(sample):
         return None
-    mean = mean_of_batches(sample)
+    mean, dependence = mean_of_batches(sample), _dependence(sample)
     ordered = sample if overwrite else sample.copy()
     ordered.sort()
     return Distribution(
@@ -102,8 +112,9 @@ def distribution(values: ArrayLike, *, overwrite: bool = False) -> Distribution 
         **{name: _quantile(ordered, quantile) for name, quantile in _QUANTILES.items()},
         intervals={
             "mean": mean.interval,
-            **{name: quantile_interval(ordered, quantile) for name, quantile in _QUANTILES.items()},
+            **{name: quantile_interval(ordered, quantile, dependence[name]) for name, quantile in _QUANTILES.items()},
         },
+        batch_means=mean.batch_means,
     )
 
 
@@ -112,34 +123,37 @@ def mean_of_batches(values: ArrayLike, batches: int | None = None) -> Estimate:
 
     Args:
         values: The values, at least one; those that do not fill the last batch count towards the mean only.
-        batches: How many; by default 5 to 20, of at least 5 values where the sample allows it. Fewer than 5 values, or
+        batches: How many; by default 5 to 20, of at least 10 values where the sample allows it. Fewer than 5 values, or
             batches, carry no interval.
     """
     sample = np.asarray(values)
-    number = min(_MOST_BATCHES, max(_FEWEST_BATCHES, len(sample) // 5)) if batches is None else batches
+    number = _batches(len(sample)) if batches is None else batches
     value = float(sample.mean(dtype=np.float64))
     if number < _FEWEST_BATCHES or len(sample) < number:
         return Estimate(value, None, len(sample))
     size = len(sample) // number
     means = sample[: size * number].reshape(number, size).mean(axis=1, dtype=np.float64)
-    half = _t_quantile(number - 1) * float(means.std(ddof=1)) / math.sqrt(number)
-    return Estimate(value, (value - half, value + half), number)
+    half = t_quantile(number - 1) * float(means.std(ddof=1)) / math.sqrt(number)
+    return Estimate(value, (value - half, value + half), number, tuple(means.tolist()))
 
 
-def quantile_interval(ordered: NDArray[np.floating[Any]], quantile: float) -> Interval | None:
+def quantile_interval(ordered: NDArray[np.floating[Any]], quantile: float, dependence: float = 1.0) -> Interval | None:
     """Order statistics that hold a quantile with at least 95 % confidence, at most 2.5 % beyond each, of any distribution.
 
     Args:
         ordered: The sample, ascending.
         quantile: Between 0 and 1, both excluded.
+        dependence: How many values are worth one independent value.
 
     Returns:
-        None for a sample smaller than `samples_needed`.
+        None for a sample worth fewer independent values than `samples_needed`.
     """
-    if len(ordered) < samples_needed(quantile):
+    worth = int(len(ordered) / dependence)
+    if worth < samples_needed(quantile):
         return None
-    below, above = _binomial_bounds(len(ordered), quantile)
-    return float(ordered[below - 1]), float(ordered[above])
+    below, above = _binomial_bounds(worth, quantile)
+    first, last = below * len(ordered) // worth, -(-(above + 1) * len(ordered) // worth)
+    return float(ordered[first - 1]), float(ordered[last - 1])
 
 
 def samples_needed(quantile: float) -> int:
@@ -147,14 +161,52 @@ def samples_needed(quantile: float) -> int:
     return math.ceil(math.log(_TAIL) / math.log(max(quantile, 1 - quantile)))
 
 
-def proportion(successes: int, count: int) -> Estimate | None:
+def dependent_proportion(successes: NDArray[np.bool_]) -> Estimate | None:
+    """The share of successes in the order of time, with Wilson's interval for as many independent ones as they are worth."""
+    number = _batches(len(successes))
+    size = len(successes) // number
+    worth = len(successes) / (_overdispersion(successes[: number * size].reshape(number, size)) if size else 1.0)
+    share = proportion(float(successes.mean()) * worth, worth) if worth else None
+    return share and Estimate(share.value, share.interval, len(successes))
+
+
+def proportion(successes: float, count: float) -> Estimate | None:
     """A share with Wilson's score interval; None of nothing."""
     if not count:
         return None
     share, z2 = successes / count, _Z**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return Estimate(share, (max(0.0, centre - half), min(1.0, centre + half)), count)
+    return Estimate(share, (max(0.0, centre - half), min(1.0, centre + half)), int(count))
+
+
+def _batches(count: int) -> int:
+    return min(_MOST_BATCHES, max(_FEWEST_BATCHES, count // _BATCH_SIZE))
+
+
+def _dependence(sample: NDArray[np.floating[Any]]) -> dict[str, float]:
+    """By how much the variance of each quantile's share exceeds that of independent values; at least 1, and 1 where it is not known.
+
+    The share of values above a quantile is taken batch by batch. A regular part of a very large sample tells the quantile well enough.
+    """
+    number = _batches(len(sample))
+    size = len(sample) // number
+    if not size:
+        return dict.fromkeys(_QUANTILES, 1.0)
+    part = np.sort(sample[:: len(sample) // _THRESHOLDS_FROM + 1])
+    batches = sample[: number * size].reshape(number, size)
+    return {name: _overdispersion(batches > _quantile(part, quantile)) for name, quantile in _QUANTILES.items()}
+
+
+def _overdispersion(batches: NDArray[np.bool_]) -> float:
+    """By how much the batches' shares vary more than those of independent values; at least 1, and 1 where it is not known."""
+    number, size = batches.shape
+    shares = np.count_nonzero(batches, axis=1) / size
+    share = float(shares.mean())
+    if not 0 < share < 1:
+        return 1.0
+    independent = share * (1 - share) / (size - 1 / number)
+    return max(1.0, float(shares.var(ddof=1)) / independent)
 
 
 def _quantile(ordered: NDArray[np.floating[Any]], quantile: float) -> float:
@@ -187,9 +239,10 @@ _T_TABLE = (
 )  # fmt: skip
 
 
-def _t_quantile(degrees: int) -> float:
-    if degrees <= len(_T_TABLE):
-        return _T_TABLE[degrees - 1]
+def t_quantile(degrees: float) -> float:
+    """The two-sided 95 % quantile of Student's t; degrees of freedom are rounded down."""
+    if degrees < len(_T_TABLE) + 1:
+        return _T_TABLE[max(1, int(degrees)) - 1]
     # Abramowitz and Stegun 26.7.5: within 0.0001 beyond 30 degrees
     first = (_Z**3 + _Z) / 4
     second = (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96

@@ -6,13 +6,13 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from tgibench import runner, sweeps
+from tgibench import capacity, runner, sweeps
 from tgibench.errors import RunningLoopError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["blocking", "measure_blocking", "run_load_blocking", "sweep_blocking"]
+__all__ = ["blocking", "find_capacity_blocking", "measure_blocking", "run_load_blocking", "sweep_blocking"]
 
 
 P = ParamSpec("P")
@@ -39,3 +39,4 @@ def blocking(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 sweep_blocking = blocking(sweeps.sweep)
 measure_blocking = blocking(sweeps.measure)
 run_load_blocking = blocking(runner.run_load)
+find_capacity_blocking = blocking(capacity.find_capacity)

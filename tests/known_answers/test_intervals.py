@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tgibench.stats import _binomial_bounds, _t_quantile, mean_of_batches, proportion, quantile_interval
+from tgibench.stats import _binomial_bounds, mean_of_batches, proportion, quantile_interval, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from tgibench.stats import _binomial_bounds, _t_quantile, mean_of_batches, propo
 )
 def test_students_t_is_that_of_the_tables(degrees, table):
     """The two-sided 95 % quantile is right to four digits behind the point."""
-    assert _t_quantile(degrees) == pytest.approx(table, abs=1e-4)
+    assert t_quantile(degrees) == pytest.approx(table, abs=1e-4)
 
 
 @pytest.mark.parametrize(("count", "share"), [(6, 0.5), (72, 0.95), (368, 0.99), (400, 0.5), (1000, 0.9)])

@@ -50,7 +50,8 @@ def _figures(metrics: Metrics) -> dict[str, Any]:
 
 def _plain(value: object) -> Any:
     if isinstance(value, Distribution):
-        return {**attrs.asdict(value), "intervals": {name: _pair(bounds) for name, bounds in value.intervals.items()}}
+        figures = attrs.asdict(value, filter=lambda field, _: field.name != "batch_means")
+        return {**figures, "intervals": {name: _pair(bounds) for name, bounds in value.intervals.items()}}
     if isinstance(value, Estimate):
         return value.value
     if isinstance(value, Mapping):
