@@ -196,3 +196,56 @@ def test_7b_on_p4d_is_slower_than_13b_there_at_every_load():
         small, large = the_cell("7b-hf", "p4d.24xlarge", users), the_cell("13b-hf", "p4d.24xlarge", users)
         assert ms_per_token(small) > ms_per_token(large)
         assert small.throughput_tps.value < large.throughput_tps.value
+
+
+RUN_TO_RUN = 0.02
+"""Relative standard deviation from one run to the next that is granted: where the study's repository has a run twice, less is seen."""
+
+
+def winners(size):
+    """The choices of cheapest at 5 users, highest throughput at 20 and fastest at 1, of a model's size in any precision."""
+    cells = [cell for cell in STUDY if f"-{size}-" in cell.deployment.model_id.lower()]
+    return (
+        tb.cheapest(cells, COSTS, tb.concurrency(5), noise_ratio=RUN_TO_RUN),
+        tb.highest_throughput(cells, COSTS, tb.concurrency(20), noise_ratio=RUN_TO_RUN),
+        tb.fastest(cells, COSTS, tb.concurrency(1), noise_ratio=RUN_TO_RUN),
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "cheapest", "highest", "fastest"),
+    [
+        ("7b", ("7b-hf", "g5.2xlarge"), ("7b-hf", "p4d.24xlarge"), ("7b-hf", "g5.12xlarge")),
+        ("13b", ("13B-GPTQ", "g5.2xlarge"), ("13b-hf", "p4d.24xlarge"), ("13b-hf", "g5.12xlarge")),
+        ("70b", ("70B-GPTQ", "g5.12xlarge"), ("70b-hf", "p4d.24xlarge"), ("70b-hf", "p4d.24xlarge")),
+    ],
+)
+def test_the_nine_winners(size, cheapest, highest, fastest):
+    """By the three stated rules, on the article's own loads; three of the nine are not those of its tables."""
+    chosen = [choice.winner for choice in winners(size)]
+    assert chosen == [the_cell(*cheapest, 5), the_cell(*highest, 20), the_cell(*fastest, 1)]
+
+
+@pytest.mark.parametrize("size", ["7b", "13b", "70b"])
+def test_every_winner_stands_clear_but_for_the_latency_of_13b(size):
+    """Its 21.00, 21.61 and 21.63 ms per token on g5.12xlarge, g5.48xlarge and p4d are a tie of three, 3 % apart."""
+    cheapest, highest, fastest = winners(size)
+    assert not cheapest.tied
+    assert not highest.tied
+    ties = {"13b": [the_cell("13b-hf", "g5.48xlarge", 1), the_cell("13b-hf", "p4d.24xlarge", 1)]}
+    assert list(fastest.tied) == ties.get(size, [])
+
+
+def test_nothing_can_be_told_from_single_runs_alone():
+    """The study's figures carry no interval: unless a deviation from run to run is granted, no winner stands clear, and none ties."""
+    for choose, users in ((tb.cheapest, 5), (tb.highest_throughput, 20), (tb.fastest, 1)):
+        choice = choose(STUDY, COSTS, tb.concurrency(users))
+        assert choice.comparison.verdict == "cannot tell"
+        assert choice.tied == ()
+
+
+def test_latencies_of_the_study_are_the_servers():
+    """It has no client's latency, so the fastest is chosen by the server's time per token, and the choice says so."""
+    choice = tb.fastest(STUDY, COSTS, tb.concurrency(1))
+    assert choice.of == "server_time_per_token_s p50"
+    assert choice.warnings[0].startswith("15 published measurements have no normalized_latency_s")
