@@ -249,3 +249,11 @@ def test_latencies_of_the_study_are_the_servers():
     choice = tb.fastest(STUDY, COSTS, tb.concurrency(1))
     assert choice.of == "server_time_per_token_s p50"
     assert choice.warnings[0].startswith("15 published measurements have no normalized_latency_s")
+
+
+@pytest.mark.parametrize("requirement", [tb.failures_at_most(0.5), tb.ttft_at_most(60), tb.latency_at_most(600)])
+def test_what_was_not_published_meets_no_requirement(requirement):
+    """Failures, TTFT and the client's latency are not known: however lax the limit, no cell is said to keep it."""
+    choice = tb.cheapest(STUDY, COSTS, requirement)
+    assert choice.winner is None
+    assert [shortfall.reason for shortfall in choice.shortfalls] == ["the figure is missing"]
