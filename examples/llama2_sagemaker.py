@@ -42,6 +42,13 @@ DEPLOYMENTS = [
     for model_id, machines in SERVED_ON.items()
     for machine in machines
 ]
+PRICES_OF_2023 = tb.InstanceHours(tb.PriceTable.builtin(as_of="2023-09"))
+GOALS = {
+    "cheapest, 5 users": (tb.cheapest, 5),
+    "highest throughput, 20 users": (tb.highest_throughput, 20),
+    "fastest, 1 user": (tb.fastest, 1),
+}
+RUN_TO_RUN = 0.02  # two runs of one deployment are granted to differ so much, as a relative standard deviation
 LOADS = [tb.ClosedLoop(users, duration_s=90) for users in (1, 5, 10, 20)]
 PUBLISHED = {(cell.deployment, cell.load): cell for cell in tb.llama2_sagemaker_2023()}
 BAD_HOST = ("meta-llama/Llama-2-7b-hf", EIGHT_A100)  # slower there than 13B at every load: no deployment is like that
@@ -84,6 +91,26 @@ def compare(study: tb.Study, round_trip_s: float) -> None:
         print(
             f"median deviation of {name}: {statistics.median(values):.1%} (n = {len(values)}, largest {max(values):.1%})"
         )
+
+
+def recommend(study: tb.Study) -> None:
+    """Print what to deploy for each model's size and goal, with the prices of 2023: by our figures and by the study's."""
+    print(f"\n{'recommended, at the prices of 2023':38} {'':5} {'':38} USD per 1M tokens")
+    for size in ("7b", "13b", "70b"):
+        for goal, (choose, users) in GOALS.items():
+            for whose, cells in (("ours", study), ("study", PUBLISHED.values())):
+                candidates = [cell for cell in cells if f"-{size}-" in cell.deployment.model_id.lower()]
+                choice = choose(candidates, PRICES_OF_2023, tb.concurrency(users), noise_ratio=RUN_TO_RUN)
+                heading = f"{size.upper():>3} {goal}" if whose == "ours" else ""
+                print(f"{heading:38} {whose:5} {_chosen(choice)}")
+
+
+def _chosen(choice: tb.Choice) -> str:
+    if choice.winner is None:
+        return "-"
+    usd = None if choice.cost is None else choice.cost.usd_per_million_output_tokens
+    tie = f", a tie with {len(choice.tied)} more" if choice.tied else ""
+    return f"{choice.winner.deployment.label:38} {'-' if usd is None else f'{usd.value:.2f}':>7}{tie}"
 
 
 def derived_tps(cell: tb.Measurement, round_trip_s: float) -> float | None:
@@ -139,6 +166,7 @@ def main() -> None:
     for failure in study.failures:
         print(f"{failure.deployment.label}: {failure.message}", file=sys.stderr)
     compare(study, backend.round_trip_s if emulated else 0.0)
+    recommend(study)
 
 
 if __name__ == "__main__":
