@@ -17,6 +17,8 @@ import tgibench as tb
 from tgibench.registry import BACKENDS, load
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tgibench.backends import Backend
 
 MACHINES = {"ml.g5.2xlarge": 1, "ml.g5.12xlarge": 4, "ml.g5.48xlarge": 8, "ml.p4d.24xlarge": 8}
@@ -66,26 +68,24 @@ def compare(study: tb.Study, round_trip_s: float) -> None:
     print(f"{'':44}" + f" {'ours':>8} {'study':>8} {'':>7}" * 2 + f" {'ours':>8} {'study':>8}")
     deviations: dict[str, list[float]] = {}
     for cell in study:
-        deployment, metrics, study_metrics = (
-            cell.deployment,
-            cell.metrics,
-            PUBLISHED[cell.deployment, cell.load].metrics,
-        )
+        deployment, metrics = cell.deployment, cell.metrics
+        theirs = PUBLISHED[deployment, cell.load].metrics
+        pairs = {
+            "ms/token": (_ms_per_token(metrics), _ms_per_token(theirs)),
+            "tokens/s": (derived_tps(cell, round_trip_s), theirs.littles_law_throughput_tps),
+        }
         bad_host = (deployment.model_id, deployment.instance_type) == BAD_HOST
         line = f"{deployment.label:34} {cell.load.label:>8}{'*' if bad_host else ' '}"
-        pairs = {
-            "ms/token": (_ms_per_token(metrics), _ms_per_token(study_metrics)),
-            "tokens/s": (derived_tps(cell, round_trip_s), study_metrics.littles_law_throughput_tps),
-        }
-        for name, (ours, theirs) in pairs.items():
-            if ours is None or theirs is None:
-                line += f" {'-':>8} {theirs or 0:8.1f} {'':>7}"
+        for name, (our_figure, their_figure) in pairs.items():
+            line += f" {_figure(our_figure)} {_figure(their_figure)}"
+            if our_figure is None or their_figure is None:
+                line += f" {'':>7}"
                 continue
-            line += f" {ours:8.1f} {theirs:8.1f} {ours / theirs - 1:+7.1%}"
+            deviation = our_figure / their_figure - 1
+            line += f" {deviation:+7.1%}"
             if not bad_host:
-                kind = deployment.quantization or "fp16"
-                deviations.setdefault(f"{name}, {kind}", []).append(abs(ours / theirs - 1))
-        print(line + f" {_queue(metrics)} {_queue(study_metrics)}")
+                deviations.setdefault(f"{name}, {deployment.quantization or 'fp16'}", []).append(abs(deviation))
+        print(f"{line} {_figure(_queue_ms(metrics))} {_figure(_queue_ms(theirs))}")
     print("* published from what seems to be a bad host; left out below")
     for name, values in deviations.items():
         print(
@@ -95,14 +95,17 @@ def compare(study: tb.Study, round_trip_s: float) -> None:
 
 def recommend(study: tb.Study) -> None:
     """Print what to deploy for each model's size and goal, with the prices of 2023: by our figures and by the study's."""
-    print(f"\n{'recommended, at the prices of 2023':38} {'':5} {'':38} USD per 1M tokens")
+    print(f"\n{'recommended':38} {'by':5} {'':38} USD per 1M tokens, prices of 2023")
     for size in ("7b", "13b", "70b"):
-        for goal, (choose, users) in GOALS.items():
-            for whose, cells in (("ours", study), ("study", PUBLISHED.values())):
-                candidates = [cell for cell in cells if f"-{size}-" in cell.deployment.model_id.lower()]
-                choice = choose(candidates, PRICES_OF_2023, tb.concurrency(users), noise_ratio=RUN_TO_RUN)
-                heading = f"{size.upper():>3} {goal}" if whose == "ours" else ""
+        ours, theirs = (_of_size(size, cells) for cells in (study, PUBLISHED.values()))
+        for goal, (choose, users) in GOALS.items() if ours else ():
+            for heading, whose, cells in ((f"{size.upper():>3} {goal}", "ours", ours), ("", "study", theirs)):
+                choice = choose(cells, PRICES_OF_2023, tb.concurrency(users), noise_ratio=RUN_TO_RUN)
                 print(f"{heading:38} {whose:5} {_chosen(choice)}")
+
+
+def _of_size(size: str, cells: Iterable[tb.Measurement]) -> list[tb.Measurement]:
+    return [cell for cell in cells if f"-{size}-" in cell.deployment.model_id.lower()]
 
 
 def _chosen(choice: tb.Choice) -> str:
@@ -126,9 +129,12 @@ def _ms_per_token(metrics: tb.Metrics) -> float | None:
     return None if figure is None or figure.p50 is None else figure.p50 * 1e3
 
 
-def _queue(metrics: tb.Metrics) -> str:
-    mean_s = None if metrics.queue_s is None else metrics.queue_s.mean
-    return f"{'-':>8}" if mean_s is None else f"{mean_s * 1e3:8.1f}"
+def _queue_ms(metrics: tb.Metrics) -> float | None:
+    return None if metrics.queue_s is None or metrics.queue_s.mean is None else metrics.queue_s.mean * 1e3
+
+
+def _figure(value: float | None) -> str:
+    return f"{'-':>8}" if value is None else f"{value:8.1f}"
 
 
 def _show(progress: tb.Progress) -> None:
