@@ -27,3 +27,8 @@ def blocking_twin() -> tb.RequestLog:
 def backends() -> list[tb.Backend]:
     """Every backend is a Backend."""
     return [tb.Emulator(), tb.HttpBackend("http://127.0.0.1"), tb.ProcessBackend(["server", "{port}"])]
+
+
+def published() -> tuple[tb.Study, tb.Study]:
+    """What others measured is a Study like any other."""
+    return tb.llama2_sagemaker_2023(), tb.read_sagemaker_results("sagemaker.csv", server_version=None)
