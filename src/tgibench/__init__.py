@@ -77,6 +77,9 @@ if TYPE_CHECKING:
     from tgibench.protocols.tgi import TgiProtocol as TgiProtocol
     from tgibench.provenance import Provenance as Provenance
     from tgibench.provenance import Source as Source
+    from tgibench.published import llama2_sagemaker_2023 as llama2_sagemaker_2023
+    from tgibench.published import read_sagemaker_results as read_sagemaker_results
+    from tgibench.published import study_prompts as study_prompts
     from tgibench.recommend import Choice as Choice
     from tgibench.recommend import cheapest as cheapest
     from tgibench.recommend import fastest as fastest
@@ -112,7 +115,6 @@ if TYPE_CHECKING:
     from tgibench.stats import Estimate as Estimate
     from tgibench.storage import StudyStore as StudyStore
     from tgibench.storage import read_study as read_study
-    from tgibench.study import study_prompts as study_prompts
     from tgibench.sweeps import Progress as Progress
     from tgibench.sweeps import measure as measure
     from tgibench.sweeps import sweep as sweep
@@ -158,6 +160,7 @@ _HOMES = {
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
     "protocols.tgi": ("TgiCompatProtocol", "TgiProtocol"),
     "provenance": ("Provenance", "Source"),
+    "published": ("llama2_sagemaker_2023", "read_sagemaker_results", "study_prompts"),
     "recommend": ("Choice", "cheapest", "fastest", "highest_throughput", "pareto_front"),
     "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window"),
     "requests": ("FixedPrompt", "GenerationRequest", "PromptFile", "PromptLengths", "PromptSource", "SyntheticPrompts"),
@@ -177,7 +180,6 @@ _HOMES = {
     "runner": ("RunProgress", "run_load"),
     "stats": ("Distribution", "Estimate"),
     "storage": ("StudyStore", "read_study"),
-    "study": ("study_prompts",),
     "sweeps": ("Progress", "measure", "sweep"),
     "sync": ("find_capacity_blocking", "measure_blocking", "run_load_blocking", "sweep_blocking"),
 }

@@ -70,7 +70,7 @@ class Metrics:
     """What a run comes to. None stands for what could not be had from it.
 
     Args:
-        counts: ``issued``, ``succeeded``, ``failed`` and ``unsent`` of the whole run.
+        counts: ``issued``, ``succeeded``, ``failed`` and ``unsent`` of the whole run; of a published one, those that are known.
         failures: Failed requests of the whole run by kind.
         window: The stretch the other figures are about.
         latency_s: Planned start (open loop) or send (closed loop) to last byte.

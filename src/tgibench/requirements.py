@@ -109,8 +109,10 @@ def with_unit(value: float, of: str) -> str:
 def _value(measurement: Measurement, cost: Cost, of: str, quantile: float | None) -> float | None:
     if of == "failure_ratio":
         counts = measurement.metrics.counts
-        sent = counts.get("succeeded", 0) + counts.get("failed", 0)
-        return counts.get("failed", 0) / sent if sent else None
+        if "failed" not in counts:  # a published run may not say
+            return None
+        sent = counts["succeeded"] + counts["failed"]
+        return counts["failed"] / sent if sent else None
     figure = getattr(cost, of) if of in COST_FIGURES else figure_of(measurement, of, quantile).estimate
     return figure.value if isinstance(figure, Estimate) else None
 

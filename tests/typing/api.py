@@ -37,3 +37,8 @@ def costs(measurement: tb.Measurement) -> list[tb.CostModel]:
 def backends() -> list[tb.Backend]:
     """Every backend is a Backend."""
     return [tb.Emulator(), tb.HttpBackend("http://127.0.0.1"), tb.ProcessBackend(["server", "{port}"])]
+
+
+def published() -> tuple[tb.Study, tb.Study]:
+    """What others measured is a Study like any other."""
+    return tb.llama2_sagemaker_2023(), tb.read_sagemaker_results("sagemaker.csv", server_version=None)

@@ -34,9 +34,7 @@ def study_table(measurements: Iterable[Measurement]) -> Table:
             _ms(metrics.ttft_s, "p95"),
             _ms(metrics.tpot_s, "p50"),
             _rate(metrics.output_throughput_tps),
-            str(counts["succeeded"]),
-            str(counts["failed"]),
-            str(counts["unsent"]),
+            *(str(counts.get(name, "-")) for name in ("succeeded", "failed", "unsent")),
             measurement.source.value,
         )
     return table
