@@ -7,23 +7,21 @@ highest cost per token.
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from attrs import validators
 
 from tgibench.errors import InvalidValueError
-from tgibench.stats import Estimate
-from tgibench.validators import above_zero, day_or_none, is_finite_number, not_blank, not_negative
+from tgibench.estimates import derived, exact, mean_of, total
+from tgibench.validators import above_zero, below_one, day_or_none, not_blank, not_negative, share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import date
 
     from tgibench.measurements import Measurement
     from tgibench.prices import Price, PriceTable
-    from tgibench.stats import Distribution, Interval
+    from tgibench.stats import Estimate
 
 __all__ = ["Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"]
 
@@ -70,16 +68,6 @@ class CostModel(Protocol):
         """
 
 
-def _share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not is_finite_number(value) or not 0 < value <= 1:
-        raise InvalidValueError(f"{attribute.name} must be above 0 and at most 1, got {value!r}")
-
-
-def _below_one(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not is_finite_number(value) or not 0 <= value < 1:
-        raise InvalidValueError(f"{attribute.name} must be at least 0 and below 1, got {value!r}")
-
-
 def _plus(self: CostModel, other: CostModel) -> CostSum:
     return CostSum((self, other))
 
@@ -105,8 +93,8 @@ class InstanceHours:
     """
 
     prices: PriceTable
-    utilisation: float = attrs.field(default=1.0, validator=_share, kw_only=True)
-    discount_ratio: float = attrs.field(default=0.0, validator=_below_one, kw_only=True)
+    utilisation: float = attrs.field(default=1.0, validator=share, kw_only=True)
+    discount_ratio: float = attrs.field(default=0.0, validator=below_one, kw_only=True)
     hours_per_start: float | None = attrs.field(default=None, validator=validators.optional(above_zero), kw_only=True)
 
     def cost(self, measurement: Measurement) -> Cost:
@@ -165,7 +153,7 @@ class FixedCost:
     """
 
     usd_per_hour: float = attrs.field(validator=not_negative)
-    utilisation: float | None = attrs.field(default=None, validator=validators.optional(_share), kw_only=True)
+    utilisation: float | None = attrs.field(default=None, validator=validators.optional(share), kw_only=True)
     name: str = attrs.field(default="fixed", validator=not_blank, kw_only=True)
 
     def cost(self, measurement: Measurement) -> Cost:
@@ -204,22 +192,22 @@ class PerToken:
         """What the measured load costs there; None where the tokens of a request are not known."""
         input_price, output_price = self.usd_per_million_input_tokens, self.usd_per_million_output_tokens
         metrics = measurement.metrics
-        asked, answered = _mean(metrics.input_tokens), _mean(metrics.output_tokens)
+        asked, answered = mean_of(metrics.input_tokens), mean_of(metrics.output_tokens)
         throughput = measurement.throughput_tps
-        billed_input = asked if input_price else _exact(0.0)
+        billed_input = asked if input_price else exact(0.0)
         per_million = (
-            _at(lambda i, o: output_price + input_price * i / o, billed_input, answered)
+            derived(lambda i, o: output_price + input_price * i / o, billed_input, answered)
             if input_price
-            else _exact(output_price)
+            else exact(output_price)
         )
-        per_request = _at(lambda i, o: (input_price * i + output_price * o) / _MILLION, billed_input, answered)
+        per_request = derived(lambda i, o: (input_price * i + output_price * o) / _MILLION, billed_input, answered)
         return Cost(
-            usd_per_hour=_at(lambda usd, tps: usd / _MILLION * tps * _HOUR_S, per_million, throughput),
+            usd_per_hour=derived(lambda usd, tps: usd / _MILLION * tps * _HOUR_S, per_million, throughput),
             usd_per_million_output_tokens=per_million,
-            usd_per_million_total_tokens=_at(
+            usd_per_million_total_tokens=derived(
                 lambda i, o: (input_price * i + output_price * o) / (i + o), asked, answered
             ),
-            usd_per_thousand_requests=_at(lambda usd: usd * 1000, per_request),
+            usd_per_thousand_requests=derived(lambda usd: usd * 1000, per_request),
             minutes_to_million_output_tokens=_minutes_to_million(throughput),
             run_usd=None if per_request is None else _billed(measurement, per_request.value),
             basis=self._basis() + _tokens_told(measurement),
@@ -249,9 +237,9 @@ def _with_common_utilisation(models: tuple[CostModel, ...]) -> tuple[CostModel, 
         raise InvalidValueError(
             f"machines with utilisations {sorted(shares)} are added: say which one {undecided[0]!r} has, utilisation=…"
         )
-    (share,) = shares
+    (common,) = shares
     return tuple(
-        attrs.evolve(model, utilisation=share) if isinstance(model, FixedCost) and model.utilisation is None else model
+        attrs.evolve(model, utilisation=common) if isinstance(model, FixedCost) and model.utilisation is None else model
         for model in flat
     )
 
@@ -280,10 +268,10 @@ class CostSum:
         runs = [cost.run_usd for cost in costs]
         known = [run for run in runs if run is not None]
         return Cost(
-            usd_per_hour=_total([cost.usd_per_hour for cost in costs]),
-            usd_per_million_output_tokens=_total([cost.usd_per_million_output_tokens for cost in costs]),
-            usd_per_million_total_tokens=_total([cost.usd_per_million_total_tokens for cost in costs]),
-            usd_per_thousand_requests=_total([cost.usd_per_thousand_requests for cost in costs]),
+            usd_per_hour=total([cost.usd_per_hour for cost in costs]),
+            usd_per_million_output_tokens=total([cost.usd_per_million_output_tokens for cost in costs]),
+            usd_per_million_total_tokens=total([cost.usd_per_million_total_tokens for cost in costs]),
+            usd_per_thousand_requests=total([cost.usd_per_thousand_requests for cost in costs]),
             minutes_to_million_output_tokens=_minutes_to_million(measurement.throughput_tps),
             run_usd=(sum(low for low, _ in known), sum(high for _, high in known)) if len(known) == len(runs) else None,
             prices=tuple(price for cost in costs for price in cost.prices),
@@ -304,16 +292,16 @@ def _hourly(
 ) -> Cost:
     """The cost of what is paid by the hour and makes tokens in a share of it; of an unknown share, nothing per token."""
     metrics, output = measurement.metrics, measurement.throughput_tps
-    asked, requests = _mean(metrics.input_tokens), metrics.request_throughput_rps
-    per_second = None if working is None else _exact(usd_per_hour / _HOUR_S / working)
+    asked, requests = mean_of(metrics.input_tokens), metrics.request_throughput_rps
+    per_second = None if working is None else exact(usd_per_hour / _HOUR_S / working)
     paid_s = _paid_s(measurement)
     return Cost(
-        usd_per_hour=_exact(usd_per_hour),
-        usd_per_million_output_tokens=_at(lambda usd, tps: _MILLION * usd / tps, per_second, output),
-        usd_per_million_total_tokens=_at(
+        usd_per_hour=exact(usd_per_hour),
+        usd_per_million_output_tokens=derived(lambda usd, tps: _MILLION * usd / tps, per_second, output),
+        usd_per_million_total_tokens=derived(
             lambda usd, tps, i, rps: _MILLION * usd / (tps + i * rps), per_second, output, asked, requests
         ),
-        usd_per_thousand_requests=_at(lambda usd, rps: 1000 * usd / rps, per_second, requests),
+        usd_per_thousand_requests=derived(lambda usd, rps: 1000 * usd / rps, per_second, requests),
         minutes_to_million_output_tokens=_minutes_to_million(output),
         run_usd=None if paid_s is None else (usd_per_hour / _HOUR_S * paid_s[0], usd_per_hour / _HOUR_S * paid_s[1]),
         prices=prices,
@@ -346,56 +334,13 @@ def _billed(measurement: Measurement, usd_per_request: float) -> tuple[float, fl
 
 
 def _minutes_to_million(throughput: Estimate | None) -> Estimate | None:
-    return _at(lambda tps: _MILLION / tps / 60, throughput)
+    return derived(lambda tps: _MILLION / tps / 60, throughput)
 
 
 def _tokens_told(measurement: Measurement) -> str:
     throughput = measurement.throughput_tps
     if throughput is None:
         return "; tokens per second not known"
-    derived = throughput is not measurement.metrics.output_throughput_tps
-    how = f"{measurement.source.value}, derived by Little's law" if derived else measurement.source.value
+    by_law = throughput is not measurement.metrics.output_throughput_tps
+    how = f"{measurement.source.value}, derived by Little's law" if by_law else measurement.source.value
     return f"; {throughput.value:.4g} output tokens per second ({how})"
-
-
-def _exact(value: float) -> Estimate:
-    return Estimate(value, (value, value))
-
-
-def _mean(sample: Distribution | None) -> Estimate | None:
-    if sample is None or sample.mean is None:
-        return None
-    return Estimate(sample.mean, sample.intervals.get("mean"), sample.count)
-
-
-def _total(parts: list[Estimate | None]) -> Estimate | None:
-    return _at(lambda *values: sum(values), *parts)
-
-
-def _at(figure: Callable[..., float], *parts: Estimate | None) -> Estimate | None:
-    """A figure of others that is monotone in each of them; None where one is missing or nothing was made that could be divided by.
-
-    Its interval is what it is at the ends of theirs; None where one has none, or reaches down to nothing made.
-    """
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
-        return None
-    try:
-        value = figure(*(part.value for part in known))
-    except ZeroDivisionError:
-        return None
-    count = next((part.count for part in known if part.count is not None), None)
-    return Estimate(value, _ends(figure, known), count)
-
-
-def _ends(figure: Callable[..., float], parts: list[Estimate]) -> Interval | None:
-    ranges = []
-    for part in parts:
-        if part.interval is None:
-            return None
-        ranges.append((max(part.interval[0], 0.0), part.interval[1]))
-    try:
-        corners = [figure(*corner) for corner in itertools.product(*ranges)]
-    except ZeroDivisionError:
-        return None
-    return min(corners), max(corners)

@@ -11,7 +11,17 @@ from tgibench.errors import InvalidValueError
 if TYPE_CHECKING:
     import attrs
 
-__all__ = ["above_zero", "ascending_instants", "count", "day_or_none", "is_finite_number", "not_blank", "not_negative"]
+__all__ = [
+    "above_zero",
+    "ascending_instants",
+    "below_one",
+    "count",
+    "day_or_none",
+    "is_finite_number",
+    "not_blank",
+    "not_negative",
+    "share",
+]
 
 
 def is_finite_number(value: object) -> bool:
@@ -29,6 +39,18 @@ def not_negative(_: object, attribute: attrs.Attribute[float], value: float) -> 
     """A number of at least 0."""
     if not is_finite_number(value) or value < 0:
         raise InvalidValueError(f"{attribute.name} must be a number of at least 0, got {value!r}")
+
+
+def share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    """A number above 0 and at most 1."""
+    if not is_finite_number(value) or not 0 < value <= 1:
+        raise InvalidValueError(f"{attribute.name} must be above 0 and at most 1, got {value!r}")
+
+
+def below_one(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    """A number of at least 0 and below 1."""
+    if not is_finite_number(value) or not 0 <= value < 1:
+        raise InvalidValueError(f"{attribute.name} must be at least 0 and below 1, got {value!r}")
 
 
 def count(_: object, attribute: attrs.Attribute[int], value: object) -> None:
