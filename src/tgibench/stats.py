@@ -205,7 +205,7 @@ def _overdispersion(batches: NDArray[np.bool_]) -> float:
     share = float(shares.mean())
     if not 0 < share < 1:
         return 1.0
-    independent = share * (1 - share) / (size - 1 / number)
+    independent: float = share * (1 - share) / (size - 1 / number)
     return max(1.0, float(shares.var(ddof=1)) / independent)
 
 
