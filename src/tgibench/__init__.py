@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tgibench.capacity import find_capacity as find_capacity
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
+    from tgibench.choices import Choice as Choice
     from tgibench.client import HttpEndpoint as HttpEndpoint
     from tgibench.comparisons import Comparison as Comparison
     from tgibench.comparisons import Verdict as Verdict
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from tgibench.measurements import Study as Study
     from tgibench.metrics import SLO as SLO
     from tgibench.metrics import Metrics as Metrics
+    from tgibench.pareto import pareto_front as pareto_front
     from tgibench.planning import CapacityOption as CapacityOption
     from tgibench.planning import CapacityPlan as CapacityPlan
     from tgibench.planning import plan_capacity as plan_capacity
@@ -80,11 +82,9 @@ if TYPE_CHECKING:
     from tgibench.published import llama2_sagemaker_2023 as llama2_sagemaker_2023
     from tgibench.published import read_sagemaker_results as read_sagemaker_results
     from tgibench.published import study_prompts as study_prompts
-    from tgibench.recommend import Choice as Choice
     from tgibench.recommend import cheapest as cheapest
     from tgibench.recommend import fastest as fastest
     from tgibench.recommend import highest_throughput as highest_throughput
-    from tgibench.recommend import pareto_front as pareto_front
     from tgibench.records import Exchange as Exchange
     from tgibench.records import Failure as Failure
     from tgibench.records import FailureKind as FailureKind
@@ -132,6 +132,7 @@ _HOMES = {
     "backends.process": ("ProcessBackend",),
     "bootstrap": ("block_bootstrap",),
     "capacity": ("Capacity", "Probe", "find_capacity"),
+    "choices": ("Choice",),
     "checks": ("arrival_test", "warnings_of"),
     "client": ("HttpEndpoint",),
     "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
@@ -154,6 +155,7 @@ _HOMES = {
     "measurements": ("DeploymentFailure", "Measurement", "Study"),
     "metrics": ("SLO", "Metrics"),
     "price_offers": ("price_list_request", "prices_of_offer", "prices_of_price_list"),
+    "pareto": ("pareto_front",),
     "planning": ("CapacityOption", "CapacityPlan", "plan_capacity"),
     "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
@@ -161,7 +163,7 @@ _HOMES = {
     "protocols.tgi": ("TgiCompatProtocol", "TgiProtocol"),
     "provenance": ("Provenance", "Source"),
     "published": ("llama2_sagemaker_2023", "read_sagemaker_results", "study_prompts"),
-    "recommend": ("Choice", "cheapest", "fastest", "highest_throughput", "pareto_front"),
+    "recommend": ("cheapest", "fastest", "highest_throughput"),
     "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window"),
     "requests": ("FixedPrompt", "GenerationRequest", "PromptFile", "PromptLengths", "PromptSource", "SyntheticPrompts"),
     "requirements": (

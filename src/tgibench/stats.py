@@ -200,12 +200,12 @@ def _dependence(sample: NDArray[np.floating[Any]]) -> dict[str, float]:
 
 def _overdispersion(batches: NDArray[np.bool_]) -> float:
     """By how much the batches' shares vary more than those of independent values; at least 1, and 1 where it is not known."""
-    number, size = batches.shape
+    number, size = len(batches), len(batches[0])
     shares = np.count_nonzero(batches, axis=1) / size
     share = float(shares.mean())
     if not 0 < share < 1:
         return 1.0
-    independent: float = share * (1 - share) / (size - 1 / number)
+    independent = share * (1 - share) / float(size - 1 / number)
     return max(1.0, float(shares.var(ddof=1)) / independent)
 
 
