@@ -141,10 +141,10 @@ class AtMost:
 
     def __call__(self, measurement: Measurement, cost: Cost) -> Shortfall | None:
         """The shortfall; None where the limit is kept."""
-        words = f"{figure_name(self.of, self.quantile)} at most {with_unit(self.limit, self.of)}"
         value = _value(measurement, cost, self.of, self.quantile)
         if value is not None and value <= self.limit:
             return None
+        words = f"{figure_name(self.of, self.quantile)} at most {with_unit(self.limit, self.of)}"
         return _beyond(words, value, self.limit, self.of, "too high")
 
 
@@ -158,10 +158,10 @@ class AtLeast:
 
     def __call__(self, measurement: Measurement, cost: Cost) -> Shortfall | None:
         """The shortfall; None where the limit is reached."""
-        words = f"{figure_name(self.of, self.quantile)} at least {with_unit(self.limit, self.of)}"
         value = _value(measurement, cost, self.of, self.quantile)
         if value is not None and value >= self.limit:
             return None
+        words = f"{figure_name(self.of, self.quantile)} at least {with_unit(self.limit, self.of)}"
         return _beyond(words, value, self.limit, self.of, "too low")
 
 
