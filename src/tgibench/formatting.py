@@ -12,7 +12,17 @@ if TYPE_CHECKING:
 
     from tgibench.stats import Distribution, Interval
 
-__all__ = ["MISSING", "dollars", "estimate", "html_table", "mean_ms", "milliseconds", "quantile_ms", "scaled"]
+__all__ = [
+    "MISSING",
+    "dollars",
+    "dollars_an_hour",
+    "estimate",
+    "html_table",
+    "mean_ms",
+    "milliseconds",
+    "quantile_ms",
+    "scaled",
+]
 
 MISSING = "-"
 
@@ -47,6 +57,11 @@ def dollars(figure: Estimate | None) -> str:
         return MISSING
     decimals = 2 if abs(figure.value) >= 0.1 else 4
     return f"${figure.value:,.{decimals}f}" + _half(figure.interval, 1.0, decimals)
+
+
+def dollars_an_hour(figure: Estimate | None) -> str:
+    """A price per hour to six digits, ± half of its interval if it has one: prices are known to a tenth of a cent and better."""
+    return MISSING if figure is None else f"${figure.value:,.6g}" + _half(figure.interval, 1.0, 4)
 
 
 def scaled(figure: Estimate, factor: float) -> Estimate:

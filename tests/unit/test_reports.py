@@ -134,6 +134,32 @@ def test_the_studys_csv_has_its_columns_in_its_units():
     assert found["Do Sample"] == found["Queue time ms avg"] == found["Latency Infernece ms avg"] == ""
 
 
+def test_the_published_study_is_written_as_it_was_read(tmp_path):
+    """Under its own headings and in its own units: what reads the study's file reads ours, and finds the same figures."""
+    rows = read(tb.study_csv(tb.llama2_sagemaker_2023()))
+    assert len(rows) == 60
+    file = tmp_path / "study.csv"
+    with file.open("w", newline="") as text:
+        writer = csv.DictWriter(text, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "generated_tokens per request": "50"} for row in rows)  # the study's constant
+    again = read(tb.study_csv(tb.read_sagemaker_results(file)))
+    for before, after in zip(rows, again, strict=True):
+        assert before.keys() == after.keys()
+        for name, text in before.items():
+            assert after[name] == text or float(after[name]) == pytest.approx(float(text), rel=1e-9), name
+
+
+def test_a_page_of_published_figures_shows_what_they_have():
+    """Throughput against the server's time per token, no section on waiting, and prices to the digit."""
+    html = tb.html_page(tb.llama2_sagemaker_2023(), tb.InstanceHours(tb.PriceTable.builtin(as_of="2023-09")))
+    plot = figures_of(html)["throughput"][0]
+    assert plot["layout"]["xaxis"]["title"]["text"] == "median server time per token (s)"
+    assert sum(len(line["x"]) for line in plot["data"] if line["name"] != "Pareto front") == 60
+    assert 'id="distributions"' not in html
+    assert "$1.515<" in html
+
+
 def test_json_is_the_cells_with_their_costs():
     """Numbers by name, intervals beside them."""
     cells = json.loads(tb.to_json(study(), costs()))

@@ -8,20 +8,21 @@ import attrs
 
 from tgibench.comparisons import Verdict
 from tgibench.costs import Cost
-from tgibench.formatting import MISSING, dollars, estimate, quantile_ms, scaled
+from tgibench.formatting import MISSING, dollars, dollars_an_hour, estimate, quantile_ms, scaled
 from tgibench.recommend import cheapest, fastest, highest_throughput, pareto_front
 from tgibench.requirements import cell_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tgibench.comparisons import Comparison
     from tgibench.costs import CostModel
     from tgibench.measurements import Measurement
     from tgibench.recommend import Choice
     from tgibench.requirements import Requirement
+    from tgibench.stats import Distribution
 
-__all__ = ["Answer", "answer", "choices", "front"]
+__all__ = ["Answer", "answer", "choices", "front", "latency_field"]
 
 _LIKE = {
     "usd_per_million_output_tokens": ("USD for 1M output tokens", dollars),
@@ -84,9 +85,14 @@ def choices(
 def front(
     cells: Sequence[Measurement], costs: CostModel | None, requirements: Sequence[Requirement] = ()
 ) -> tuple[Measurement, ...]:
-    """The measurements that no other beats in both median latency and throughput."""
+    """The measurements that no other beats in both throughput and the median of `latency_field`."""
     known = _Unpriced() if costs is None else costs
-    return pareto_front(cells, known, *requirements, over=("latency_s", "throughput_tps"))
+    return pareto_front(cells, known, *requirements, over=(latency_field(cells), "throughput_tps"))
+
+
+def latency_field(cells: Iterable[Measurement]) -> str:
+    """The latency that throughput is shown against: where nobody waited outside the server, the server's own per token."""
+    return "latency_s" if any(cell.metrics.latency_s is not None for cell in cells) else "server_time_per_token_s"
 
 
 def answer(choice: Choice) -> Answer:
@@ -113,12 +119,16 @@ def _figures(winner: Measurement, cost: Cost | None) -> tuple[tuple[str, str], .
     metrics = winner.metrics
     figures = {
         "USD/1M output tokens": dollars(cost.usd_per_million_output_tokens) if cost else MISSING,
-        "USD/hour": dollars(cost.usd_per_hour) if cost else MISSING,
+        "USD/hour": dollars_an_hour(cost.usd_per_hour) if cost else MISSING,
         "output tokens/s": estimate(winner.throughput_tps),
-        "latency p50, p95 (ms)": f"{quantile_ms(metrics.latency_s, 'p50')}, {quantile_ms(metrics.latency_s, 'p95')}",
-        "TTFT p50, p95 (ms)": f"{quantile_ms(metrics.ttft_s, 'p50')}, {quantile_ms(metrics.ttft_s, 'p95')}",
+        "latency p50, p95 (ms)": _median_and_tail(metrics.latency_s),
+        "TTFT p50, p95 (ms)": _median_and_tail(metrics.ttft_s),
     }
     return tuple((name, figure) for name, figure in figures.items() if figure != MISSING)
+
+
+def _median_and_tail(figure: Distribution | None) -> str:
+    return MISSING if figure is None else f"{quantile_ms(figure, 'p50')}, {quantile_ms(figure, 'p95')}"
 
 
 def _verdict(choice: Choice) -> tuple[str, str, str]:

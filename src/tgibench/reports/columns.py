@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from tgibench.formatting import MISSING, dollars, estimate, mean_ms, quantile_ms
+from tgibench.formatting import MISSING, dollars, dollars_an_hour, estimate, mean_ms, quantile_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -109,7 +109,7 @@ _FIGURES = (
     Column("tokens/s", _throughput),
 )
 _PRICED = (
-    Column("USD/hour", lambda row: dollars(row.cost.usd_per_hour) if row.cost else MISSING, brief=False),
+    Column("USD/hour", lambda row: dollars_an_hour(row.cost.usd_per_hour) if row.cost else MISSING, brief=False),
     Column(
         "USD/1M output tokens", lambda row: dollars(row.cost.usd_per_million_output_tokens) if row.cost else MISSING
     ),

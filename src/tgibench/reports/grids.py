@@ -143,7 +143,7 @@ def prices(rows: Sequence[Row]) -> Grid:
         ),
         rows=[
             [
-                price.instance_type, f"{price.usd_per_hour:,.4g}", price.provider, price.region,
+                price.instance_type, f"{price.usd_per_hour:,.6g}", price.provider, price.region,
                 price.effective_date.isoformat() if price.effective_date else "undated", price.source,
             ]
             for price in used

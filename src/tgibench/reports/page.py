@@ -16,7 +16,7 @@ from tgibench.errors import MissingExtraError
 from tgibench.formatting import MISSING
 from tgibench.remembered_costs import RememberedCosts
 from tgibench.reports import grids, plots
-from tgibench.reports.answers import answer, choices, front
+from tgibench.reports.answers import answer, choices, front, latency_field
 from tgibench.reports.columns import cost_bases, is_derived, rows_of
 from tgibench.reports.definitions import SOURCES
 from tgibench.reports.timeline_plots import timeline_plots
@@ -96,11 +96,12 @@ def _content(study: Study, costs: CostModel | None, requirements: Sequence[Requi
     chosen = choices(study.measurements, costs, requirements)
     best = front(study.measurements, costs, requirements)
     drawn = _figures(rows, best, priced=priced)
+    waited = any(getattr(row.measurement.metrics, name) is not None for row in rows for name in plots.SPREADS)
     with_timeline = sum(row.measurement.metrics.timeline is not None for row in rows)
     return {
         "summary": _summary(study),
         "sources": _sources(rows),
-        "parts": _parts(rows, priced=priced, timelines=bool(with_timeline)),
+        "parts": _parts(rows, priced=priced, waited=waited, timelines=bool(with_timeline)),
         "answers": [answer(choice) for choice in chosen],
         "cautions": _common([choice.warnings for choice in chosen]),
         "by_model": _by_model(study, costs, requirements),
@@ -110,6 +111,7 @@ def _content(study: Study, costs: CostModel | None, requirements: Sequence[Requi
         "key_to_marks": plots.key_to_marks(rows),
         "costs": grids.cost_table(plots.series_of(rows)) if priced else None,
         "loads": drawn["spread-0"],
+        "waited": waited,
         "spreads": plots.SPREADS,
         "distributions": grids.distributions(rows),
         "timelines": drawn["timeline"],
@@ -131,7 +133,7 @@ def _figures(rows: list[Row], best: Sequence[Measurement], *, priced: bool) -> d
     """What the page draws, by name: of each the figures to choose from."""
     series = plots.series_of(rows)
     return {
-        "throughput": [plots.throughput_plot(series, best)],
+        "throughput": [plots.throughput_plot(series, latency_field(row.measurement for row in rows), best)],
         "cost": [plots.cost_plot(series)] if priced else [],
         **{f"spread-{number}": spread for number, spread in enumerate(plots.distribution_plots(rows))},
         "timeline": timeline_plots(rows),
@@ -201,12 +203,12 @@ def _sources(rows: list[Row]) -> list[tuple[str, str, str]]:
     return [(source.value, SOURCES[source], shares[source]) for source in counts]
 
 
-def _parts(rows: list[Row], *, priced: bool, timelines: bool) -> list[tuple[str, str]]:
+def _parts(rows: list[Row], *, priced: bool, waited: bool, timelines: bool) -> list[tuple[str, str]]:
     parts = {
         "answer": ("Answer", True),
         "throughput": ("Throughput", bool(rows)),
         "cost": ("Cost", bool(rows) and priced),
-        "distributions": ("Waiting", bool(rows)),
+        "distributions": ("Waiting", waited),
         "timeline": ("Over time", timelines),
         "measurements": ("All figures", bool(rows)),
         "warnings": ("Warnings", True),

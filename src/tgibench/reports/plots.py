@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "DASHES",
+    "LATENCIES",
     "SPREADS",
     "Figure",
     "Series",
@@ -57,6 +58,7 @@ _MARKS = {
 _MOST_ERROR_BARS = 40
 _WHISKER_RATIO = 0.08
 _QUANTILES = {"p50": "circle", "p90": "diamond", "p95": "square", "p99": "triangle-up"}
+LATENCIES = {"latency_s": "latency", "server_time_per_token_s": "server time per token"}
 SPREADS = {
     "ttft_s": "Time to first token (TTFT)",
     "tpot_s": "Time per output token (TPOT)",
@@ -125,10 +127,10 @@ def key_to_marks(rows: Sequence[Row]) -> str:
     return "Shape: deployment. " + " ".join(f"{_MARKS[source]}: {source}." for source in sources)
 
 
-def throughput_plot(series: Sequence[Series], front: Iterable[Measurement] = ()) -> Figure:
-    """Tokens per second against median latency, a line a deployment; the measurements on the Pareto front are ringed."""
+def throughput_plot(series: Sequence[Series], latency: str, front: Iterable[Measurement] = ()) -> Figure:
+    """Tokens per second against the median of a latency, a line a deployment; those on the Pareto front are ringed."""
     on_front = {id(measurement) for measurement in front}
-    lines = [(each, _points(each, _median_latency_s, _throughput)) for each in series]
+    lines = [(each, _points(each, lambda row: _median(row, latency), _throughput)) for each in series]
     bars = sum(len(points) for _, points in lines) <= _MOST_ERROR_BARS
     ringed = sorted(
         (x, rate.value) for _, points in lines for row, x, rate in points if id(row.measurement) in on_front
@@ -136,7 +138,7 @@ def throughput_plot(series: Sequence[Series], front: Iterable[Measurement] = ())
     return Figure(
         "all",
         [*([_front(ringed)] if ringed else []), *(_line(each, points, bars=bars) for each, points in lines)],
-        {"xaxis": {"title": {"text": "median latency (s)"}, "rangemode": "tozero"},
+        {"xaxis": {"title": {"text": f"median {LATENCIES[latency]} (s)"}, "rangemode": "tozero"},
          "yaxis": {"title": {"text": "output tokens/s"}, "rangemode": "tozero"}},
     )  # fmt: skip
 
@@ -274,8 +276,8 @@ def _fill(source: Source) -> str:
     return "" if source is Source.MEASURED else "-open"
 
 
-def _median_latency_s(row: Row) -> float | None:
-    figure = row.measurement.metrics.latency_s
+def _median(row: Row, field: str) -> float | None:
+    figure = getattr(row.measurement.metrics, field)
     return None if figure is None else figure.p50
 
 
@@ -293,7 +295,7 @@ def _ms(value_s: float | None) -> float | None:
 
 def _text(label: str) -> str:
     """Plotly reads a subset of HTML in every label: a name must be a name."""
-    return escape(label)
+    return escape(label, quote=False)
 
 
 def _two_lines(label: str) -> str:

@@ -7,10 +7,11 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from tgibench.loads import ClosedLoop
+from tgibench.stats import Distribution
 
 if TYPE_CHECKING:
     from tgibench.measurements import Measurement, Study
-    from tgibench.stats import Distribution
+    from tgibench.metrics import Metrics
 
 __all__ = ["study_csv"]
 
@@ -29,9 +30,9 @@ _FIGURES = {"avg": "mean", "min": "min", "med": "p50", "max": "max", "p(90)": "p
 def study_csv(study: Study) -> str:
     """A study as CSV in the 34 columns of the 2023 study, times in milliseconds; figures that it does not have are empty.
 
-    As in that study, the throughput is the one of Little's law and ms/token is the server's own time per token. Its request
-    latency was the server's total; ours, from outside, includes the way there and back. What it calls inference time is not kept
-    apart here.
+    As in that study, the throughput is the one of Little's law and ms/token is the server's own time per token. Its request latency was
+    the server's total: `Metrics.extra`'s ``server_total_s`` where there is one, else the latency from outside, which includes the way
+    there and back. Its inference time is the extra ``server_inference_s``.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -54,10 +55,15 @@ def _record(measurement: Measurement) -> list[Any]:
         load.concurrency if isinstance(load, ClosedLoop) else None,
         metrics.littles_law_throughput_tps,
         *_ms(metrics.server_time_per_token_s, "avg", "min", "med", "max", "p(90)", "p(95)"),
-        *_ms(metrics.latency_s, "p(90)", "p(95)", "avg", "min", "med", "max"),
-        *(None,) * 6,
+        *_ms(_extra(metrics, "server_total_s") or metrics.latency_s, "p(90)", "p(95)", "avg", "min", "med", "max"),
+        *_ms(_extra(metrics, "server_inference_s"), "med", "max", "p(90)", "p(95)", "avg", "min"),
         *_ms(metrics.queue_s, "med", "max", "p(90)", "p(95)", "avg", "min"),
     ]
+
+
+def _extra(metrics: Metrics, name: str) -> Distribution | None:
+    figure = metrics.extra.get(name)
+    return figure if isinstance(figure, Distribution) else None
 
 
 def _ms(figure: Distribution | None, *names: str) -> list[float | None]:
