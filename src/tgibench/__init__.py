@@ -92,6 +92,14 @@ if TYPE_CHECKING:
     from tgibench.records import StampSource as StampSource
     from tgibench.records import TokensFrom as TokensFrom
     from tgibench.records import Window as Window
+    from tgibench.remembered_costs import RememberedCosts as RememberedCosts
+    from tgibench.reports.cells import to_json as to_json
+    from tgibench.reports.files import write_report as write_report
+    from tgibench.reports.markdown import markdown as markdown
+    from tgibench.reports.page import html_page as html_page
+    from tgibench.reports.study_csv import study_csv as study_csv
+    from tgibench.reports.tables import to_csv as to_csv
+    from tgibench.reports.tables import to_dataframe as to_dataframe
     from tgibench.requests import FixedPrompt as FixedPrompt
     from tgibench.requests import GenerationRequest as GenerationRequest
     from tgibench.requests import PromptFile as PromptFile
@@ -122,6 +130,7 @@ if TYPE_CHECKING:
     from tgibench.sync import measure_blocking as measure_blocking
     from tgibench.sync import run_load_blocking as run_load_blocking
     from tgibench.sync import sweep_blocking as sweep_blocking
+    from tgibench.timelines import Timeline as Timeline
 
 _HOMES = {
     "_version": ("__version__",),
@@ -165,6 +174,13 @@ _HOMES = {
     "published": ("llama2_sagemaker_2023", "read_sagemaker_results", "study_prompts"),
     "recommend": ("cheapest", "fastest", "highest_throughput"),
     "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window"),
+    "remembered_costs": ("RememberedCosts",),
+    "reports.cells": ("to_json",),
+    "reports.files": ("write_report",),
+    "reports.markdown": ("markdown",),
+    "reports.page": ("html_page",),
+    "reports.study_csv": ("study_csv",),
+    "reports.tables": ("to_csv", "to_dataframe"),
     "requests": ("FixedPrompt", "GenerationRequest", "PromptFile", "PromptLengths", "PromptSource", "SyntheticPrompts"),
     "requirements": (
         "Requirement",
@@ -184,6 +200,7 @@ _HOMES = {
     "storage": ("StudyStore", "read_study"),
     "sweeps": ("Progress", "measure", "sweep"),
     "sync": ("find_capacity_blocking", "measure_blocking", "run_load_blocking", "sweep_blocking"),
+    "timelines": ("Timeline",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

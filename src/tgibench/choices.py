@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING
 
 import attrs
@@ -62,6 +63,11 @@ class Choice:
         bounds = "" if self.value.interval is None else " ({:.4g} to {:.4g})".format(*self.value.interval)
         figure = f"{with_unit(self.value.value, self._unit_of)}{bounds}, {self.of}, {self.winner.source}"
         return f"{self.goal.capitalize()}: {cell_name(self.winner)} with {figure}; {self._against_next()}."
+
+    def _repr_html_(self) -> str:
+        """The choice for notebooks: the sentence and its warnings."""
+        warnings = "".join(f"<li>{escape(warning)}</li>" for warning in self.warnings)
+        return f"<p>{escape(self.sentence)}</p>" + (f"<ul>{warnings}</ul>" if warnings else "")
 
     @property
     def _unit_of(self) -> str:

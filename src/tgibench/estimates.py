@@ -53,7 +53,8 @@ def _ends(figure: Callable[..., float], parts: list[Estimate]) -> Interval | Non
     for part in parts:
         if part.interval is None:
             return None
-        ranges.append((max(part.interval[0], 0.0), part.interval[1]))
+        low, high = max(part.interval[0], 0.0), part.interval[1]
+        ranges.append((low, high) if low < high else (low,))
     try:
         corners = [figure(*corner) for corner in itertools.product(*ranges)]
     except ZeroDivisionError:

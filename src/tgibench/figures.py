@@ -30,6 +30,7 @@ _FIGURES = frozenset(field.name for field in attrs.fields(Metrics)) - {
     "window",
     "tokens_from",
     "extra",
+    "timeline",
 }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
+from tgibench.formatting import MISSING, estimate, html_table, quantile_ms
 from tgibench.provenance import Source
 from tgibench.stats import Estimate
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from tgibench.provenance import Provenance
 
 __all__ = ["DeploymentFailure", "Measurement", "Study", "cell_key", "describe_load"]
+
+_MOST_SHOWN = 100
 
 
 def describe_load(load: LoadProfile) -> dict[str, object]:
@@ -128,3 +131,41 @@ class Study:
 
     def __len__(self) -> int:
         return len(self.measurements)
+
+    def _repr_html_(self) -> str:
+        """A plain table for notebooks, of at most 100 measurements."""
+        shown = self.measurements[:_MOST_SHOWN]
+        left = len(self) - len(shown)
+        rows = ([*_names(cell), *_figures(cell), cell.source.value] for cell in shown)
+        return html_table(
+            (
+                "deployment",
+                "load",
+                "TTFT p50 (ms)",
+                "TPOT p50 (ms)",
+                "latency p50 (ms)",
+                "tokens/s",
+                "ok",
+                "failed",
+                "source",
+            ),
+            rows,
+            caption=f"{len(self)} measurements; ± is half of the 95 % interval"
+            + (f"; {left} more are not shown" if left else ""),
+        )
+
+
+def _names(cell: Measurement) -> tuple[str, str]:
+    return cell.deployment.label, cell.load.label
+
+
+def _figures(cell: Measurement) -> tuple[str, ...]:
+    metrics, counts = cell.metrics, cell.metrics.counts
+    return (
+        quantile_ms(metrics.ttft_s, "p50"),
+        quantile_ms(metrics.tpot_s, "p50"),
+        quantile_ms(metrics.latency_s, "p50"),
+        estimate(cell.throughput_tps),
+        str(counts.get("succeeded", MISSING)),
+        str(counts.get("failed", MISSING)),
+    )

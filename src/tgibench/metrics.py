@@ -16,6 +16,7 @@ from attrs import validators
 from tgibench.errors import InvalidValueError
 from tgibench.records import TokensFrom, Window
 from tgibench.stats import Distribution, Estimate, distribution, mean_of_batches, proportion
+from tgibench.timelines import Timeline
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Metrics:
             tokens/s; only to compare with it.
         tokens_from: Who counted the output tokens, by number of successes.
         extra: What functions of the caller's own came to.
+        timeline: How the whole run went over time.
     """
 
     counts: Mapping[str, int]
@@ -117,6 +119,7 @@ class Metrics:
     littles_law_throughput_tps: float | None
     tokens_from: Mapping[str, int]
     extra: Mapping[str, Distribution | Estimate | None]
+    timeline: Timeline | None = None
 
     @classmethod
     def of(
@@ -174,6 +177,7 @@ class Metrics:
             littles_law_throughput_tps=_littles_law(log, rows),
             tokens_from=_tokens_from(log, rows),
             extra={name: _extra(name, figure(log), rows) for name, figure in (extra or {}).items()},
+            timeline=Timeline.of(log),
         )
 
 

@@ -15,6 +15,7 @@ from tgibench.metrics import Metrics
 from tgibench.provenance import Provenance, Source
 from tgibench.records import FailureKind, Window
 from tgibench.stats import Distribution, Estimate
+from tgibench.timelines import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +139,8 @@ def _figure_to_json(value: object) -> Any:
         return {"estimate": attrs.asdict(value)}
     if isinstance(value, Window):
         return {"window": attrs.asdict(value)}
+    if isinstance(value, Timeline):
+        return {"timeline": attrs.asdict(value)}
     if isinstance(value, dict) or hasattr(value, "items"):
         return {str(name): _figure_to_json(part) for name, part in value.items()}
     return value
@@ -161,6 +164,9 @@ def _figure_from_json(value: Any) -> Any:
             return Estimate(**{**fields, "interval": interval, "batch_means": _batch_means(fields)})
         case {"window": dict(fields)}:
             return Window(**fields)
+        case {"timeline": dict(fields)}:
+            series = {name: tuple(part) for name, part in fields.items() if isinstance(part, list)}
+            return Timeline(**{**fields, **series})
         case dict():
             return {name: _figure_from_json(part) for name, part in value.items()}
         case _:

@@ -162,14 +162,18 @@ def test_the_api_key_appears_nowhere(server, tmp_path):
 
 
 def test_the_demo_measures_in_virtual_time_and_once_over_http(tmp_path):
-    """Sixteen cells and one more, each EMULATED and without a failure, printed and stored."""
+    """Sixteen cells and one more, each EMULATED and without a failure, printed, stored and on a page; the winners in words."""
     done = run("demo", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     cells = json.loads(run("show", str(tmp_path), "--json").stdout)
     assert len(cells) == 17
     assert {cell["source"] for cell in cells} == {"EMULATED"}
     assert {cell["counts"]["failed"] for cell in cells} == {0}
-    assert done.stdout.count("EMULATED") == 17
+    rows = [line for line in done.stdout.splitlines() if line.endswith("│") and "EMULATED" in line]
+    assert len(rows) == 17
+    for goal in ("Cheapest", "Fastest", "Highest throughput"):
+        assert re.search(rf"^{goal}: Llama-2-7b-hf @ .* worse", done.stdout, re.MULTILINE), goal
+    assert "<h1>How to serve Llama-2-7b-hf and Llama-2-13b-hf</h1>" in (tmp_path / "report.html").read_text()
 
 
 def test_ctrl_c_in_the_demo_starts_nothing_further(tmp_path):

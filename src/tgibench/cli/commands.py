@@ -18,6 +18,7 @@ import tgibench as tb
 from tgibench import registry
 from tgibench.cli.display import SweepDisplay, print_study
 from tgibench.cli.prices import prices
+from tgibench.cli.report import report
 from tgibench.errors import InvalidValueError
 from tgibench.reports.cells import cell
 
@@ -37,6 +38,7 @@ def tgibench() -> None:
 
 
 tgibench.add_command(prices)
+tgibench.add_command(report)
 
 
 @tgibench.command()
@@ -98,7 +100,7 @@ def run(**options: Any) -> None:
 @tgibench.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("tgibench-demo"), show_default=True)
 def demo(out: Path) -> None:
-    """Measure Llama 2 on emulated machines: the whole way from deployments to a table, in under a minute."""
+    """Measure Llama 2 on emulated machines: the whole way from deployments to a report, in under a minute."""
     from tgibench.cli.demo import run_demo  # noqa: PLC0415 - the other commands do without it
 
     _leave(run_demo(out))

@@ -10,11 +10,15 @@ import click
 
 import tgibench as tb
 from tgibench.cli.display import SweepDisplay, print_study
+from tgibench.reports.answers import choices
+from tgibench.reports.files import write_report
+from tgibench.reports.page import html_page
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tgibench.backends import Backend
+    from tgibench.costs import CostModel
 
 __all__ = ["run_demo"]
 
@@ -28,7 +32,7 @@ _REAL_TIME_LOAD = tb.ClosedLoop(5, duration_s=8)
 
 
 def run_demo(out: Path) -> tb.Study:
-    """Sweep the emulator in virtual time, one cell again over HTTP in real time; print and store everything."""
+    """Sweep the emulator in virtual time, one cell again over HTTP in real time; print, store and report everything."""
     click.echo("16 cells in virtual time, then one over real HTTP in real time; every number is EMULATED.", err=True)
     with SweepDisplay() as display:
         virtual = tb.virtual_time.run(_sweep(_DEPLOYMENTS, _LOADS, tb.Emulator(), out, display))
@@ -41,11 +45,25 @@ def run_demo(out: Path) -> tb.Study:
         virtual.failures + real.failures,
         interrupted=virtual.interrupted or real.interrupted,
     )
-    print_study(study)
+    costs = tb.InstanceHours(tb.PriceTable.builtin())
+    print_study(study, costs)
     if len(real):
         click.echo("The last row came over HTTP in real time.")
+    for choice in choices(study.measurements, costs):
+        click.echo(choice.sentence)
     click.echo(f"Results are in {out}; see them again: tgibench show {out}")
+    _write_page(study, costs, out / "report.html")
     return study
+
+
+def _write_page(study: tb.Study, costs: CostModel, path: Path) -> None:
+    try:
+        page = html_page(study, costs)
+    except tb.MissingExtraError as error:
+        click.echo(f"No page: {error}", err=True)
+        return
+    write_report(path, page)
+    click.echo(f"The page to look at and pass on: {path}")
 
 
 async def _sweep(

@@ -13,6 +13,7 @@ from tgibench.reports.console import study_table
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tgibench.costs import CostModel
     from tgibench.measurements import Measurement
     from tgibench.sweeps import Progress as SweepProgress
 
@@ -58,13 +59,13 @@ class SweepDisplay:
         return Group(study_table(self._measurements), self._bar)
 
 
-def print_study(measurements: Iterable[Measurement]) -> None:
+def print_study(measurements: Iterable[Measurement], costs: CostModel | None = None) -> None:
     """The table and its warnings, on standard output."""
     measurements = list(measurements)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_TABLE_WIDTH)
-    console.print(study_table(measurements))
+    console.print(study_table(measurements, costs))
     for measurement in measurements:
         for warning in measurement.warnings:
             console.print(

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from tgibench.metrics import Metrics
+from tgibench.reports.columns import COST_FIGURES, rows_of
 from tgibench.stats import Distribution, Estimate
 
 if TYPE_CHECKING:
-    from tgibench.measurements import Measurement
+    from tgibench.costs import Cost, CostModel
+    from tgibench.measurements import Measurement, Study
 
-__all__ = ["cell"]
+__all__ = ["cell", "to_json"]
 
-_APART = frozenset({"counts", "failures", "window"})
+_APART = frozenset({"counts", "failures", "window", "timeline"})
 
 
-def cell(measurement: Measurement) -> dict[str, Any]:
+def to_json(study: Study, costs: CostModel | None = None) -> str:
+    """A study as a JSON list of its cells.
+
+    Args:
+        study: What was measured.
+        costs: What it costs; without it the cells have no ``cost``.
+
+    Raises:
+        UnknownPrice: The cost model knows no price of one of the measurements.
+    """
+    return json.dumps([cell(row.measurement, row.cost) for row in rows_of(study, costs)], allow_nan=False)
+
+
+def cell(measurement: Measurement, cost: Cost | None = None) -> dict[str, Any]:
     """One measurement: ``deployment``, ``load``, ``source``, ``counts``, ``failures``, ``warnings``, ``window_s`` and ``metrics``.
 
-    A distribution is an object of its figures; an estimate is a number, with its interval under ``<name>_interval``. What is missing is
-    None.
+    With a cost there is also ``cost``. A distribution is an object of its figures; an estimate is a number, with its interval under
+    ``<name>_interval``. What is missing is None.
     """
     metrics = measurement.metrics
     return {
@@ -34,7 +50,17 @@ def cell(measurement: Measurement) -> dict[str, Any]:
         "warnings": list(measurement.warnings),
         "window_s": None if metrics.window is None else [metrics.window.start_s, metrics.window.stop_s],
         "metrics": _figures(metrics),
+        **({} if cost is None else {"cost": _cost(cost)}),
     }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for name in COST_FIGURES:
+        figure = getattr(cost, name)
+        figures[name] = None if figure is None else figure.value
+        figures[f"{name}_interval"] = None if figure is None else _pair(figure.interval)
+    return {**figures, "run_usd": _pair(cost.run_usd), "basis": cost.basis}
 
 
 def _figures(metrics: Metrics) -> dict[str, Any]:
