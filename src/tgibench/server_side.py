@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tgibench.protocols.tgi_logs import LoggedRequest
     from tgibench.records import RequestLog
 
-__all__ = ["Joined", "count_disagreements", "join_server_times"]
+__all__ = ["Joined", "count_disagreements", "join_server_times", "mean_batch_and_queue"]
 
 _COLUMNS = {
     "validation_s": "validation_s",
@@ -99,6 +99,22 @@ def count_disagreements(before: Mapping[str, float], after: Mapping[str, float],
         log: What the client recorded.
     """
     return tuple(_disagreements(before, after, log))
+
+
+def mean_batch_and_queue(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, str]:
+    """Facts of a run out of TGI's counters: tokens of a mean decode step (the mean batch) and the mean wait in its queue, in seconds.
+
+    What the counters do not tell is left out.
+    """
+    facts = {}
+    for fact, total, count in (
+        ("server_mean_batch", "tgi_request_generated_tokens_sum", 'tgi_batch_inference_count{method="decode"}'),
+        ("server_mean_queue_s", "tgi_request_queue_duration_sum", "tgi_request_queue_duration_count"),
+    ):
+        grown, times = _grown(before, after, total), _grown(before, after, count)
+        if grown is not None and times:
+            facts[fact] = f"{grown / times:.4g}"
+    return facts
 
 
 def _disagreements(before: Mapping[str, float], after: Mapping[str, float], log: RequestLog) -> Iterator[str]:
