@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,7 +30,18 @@ VERSIONS = ("1.0.3", "3.3.7")
 LABEL = "tgibench.test-image"
 SITE = "/opt/site"
 LAUNCHER = Path(__file__).with_name("launcher.py")
-NOT_NEEDED = {"test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages", "pydoc_data"}
+NOT_NEEDED = {
+    "test",
+    "tests",
+    "idlelib",
+    "tkinter",
+    "turtledemo",
+    "ensurepip",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "pydoc_data",
+}
 
 
 def docker(*arguments, given=b""):
@@ -83,10 +95,11 @@ def site_files():
 
 def python_files():
     """The interpreter and its standard library, where they are here."""
-    base = Path(sysconfig.get_path("stdlib"))
-    for path in base.rglob("*"):
-        if path.is_file() and wanted(path.relative_to(base)) and path.suffix != ".a":
-            yield path, str(path)
+    for folder, folders, names in os.walk(sysconfig.get_path("stdlib")):
+        folders[:] = [name for name in folders if wanted(Path(name))]
+        for name in names:
+            if not name.endswith(".a"):
+                yield Path(folder, name), str(Path(folder, name))
     yield Path(interpreter()), interpreter()
 
 
@@ -96,7 +109,13 @@ def interpreter():
 
 def libraries(files):
     """The shared libraries that these files load, the loader included."""
-    binaries = sorted({str(path) for path, _ in files if path.suffix == ".so" or ".so." in path.name or path.name in {"sh", "dash", "rm"}})
+    binaries = sorted(
+        {
+            str(path)
+            for path, _ in files
+            if path.suffix == ".so" or ".so." in path.name or path.name in {"sh", "dash", "rm"}
+        }
+    )
     done = subprocess.run(["ldd", interpreter(), *binaries], capture_output=True, text=True, check=False)  # noqa: S607
     found = set(re.findall(r"(/[^\s()]+\.so[^\s()]*) \(0x", done.stdout))
     return sorted(path for path in found if "-packages/" not in path)  # a package finds its own beside it
@@ -112,9 +131,9 @@ def root_file_system(target):
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
             tar.addfile(entry)
-        for path, place in dict((place, path) for path, place in files).items():
-            if place.is_file():
-                tar.add(place, arcname=path.lstrip("/"), recursive=False)
+        for place, path in {place: path for path, place in files}.items():
+            if path.is_file():
+                tar.add(path, arcname=place.lstrip("/"), recursive=False)
         script = f"#!{interpreter()} -u\n{LAUNCHER.read_text()}".encode()
         entry = tarfile.TarInfo("usr/local/bin/text-generation-launcher")
         entry.size, entry.mode = len(script), 0o755

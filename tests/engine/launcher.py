@@ -7,6 +7,7 @@ Variables that TGI does not have choose what happens:
 - ``EMULATE_GATED``: the model is gated; with a token of the hub it starts.
 - ``EMULATE_INSTANCE``: the machine whose step times are emulated; otherwise they are short and fixed.
 - ``EMULATE_JSON``: log lines are JSON.
+- ``EMULATE_STUBBORN``: it does not end when it is asked to.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ import time
 import urllib.request
 from datetime import UTC, datetime
 
-import attrs
-
 import tgibench as tb
 from tgibench.backends.emulator.log_lines import LogFormat
 from tgibench.backends.emulator.server import emulator_server
 from tgibench.backends.emulator.serving import ServerOptions
 from tgibench.backends.emulator.step_time import FixedTimes
 
-TRACEBACK = "Traceback (most recent call last):\n\n  File \"/opt/conda/bin/text-generation-server\", line 8, in <module>\n    sys.exit(app())\n"
+TRACEBACK = """Traceback (most recent call last):
+
+  File "/opt/conda/bin/text-generation-server", line 8, in <module>
+    sys.exit(app())
+"""
 FAILURES = {
     "out of memory": (
         "ERROR text_generation_launcher: Shard complete standard error output:\n\n" + TRACEBACK
@@ -64,12 +67,18 @@ FAILURES = {
 VERSION = os.environ.get("TGI_VERSION", "3.3.7")
 
 
+def write(line):
+    """At once, as a log is read while it is written."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def log(message, *, level="INFO"):
     """A line as tracing writes it, colours and all."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     colour = {"INFO": 32, "WARN": 33, "ERROR": 31}[level]
     source = "\x1b[2mtext_generation_launcher\x1b[0m\x1b[2m:\x1b[0m"
-    print(f"\x1b[2m{stamp}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {source} {message}", flush=True)
+    write(f"\x1b[2m{stamp}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {source} {message}")
 
 
 def settings():
@@ -140,21 +149,20 @@ async def serve(arguments):
         max_total_tokens=arguments.max_total_tokens,
     )
     as_json = arguments.json_output or os.environ.get("EMULATE_JSON")
-    options = ServerOptions(
-        log=lambda line: print(line, flush=True), log_format=LogFormat.JSON if as_json else LogFormat.ANSI
-    )
+    options = ServerOptions(log=write, log_format=LogFormat.JSON if as_json else LogFormat.ANSI)
     port = int(os.environ.get("PORT", "3000"))
     times = None if instance else FixedTimes(prefill=0.02, decode=0.005)
     serving = emulator_server(deployment, host="0.0.0.0", port=port, step_times=times, options=options)
-    async with serving as url:
+    async with serving:
         log("Connected")
         await stop.wait()
         log("signal received, starting graceful shutdown")
-        await idle(attrs.evolve(tb.HttpEndpoint(url), url=f"http://127.0.0.1:{port}").url)
+        await idle(f"http://127.0.0.1:{port}")
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # process 1 ignores a signal that it does not handle
+    # process 1 ignores a signal that it does not handle
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("EMULATE_STUBBORN") else lambda *_: sys.exit(143))
     arguments = settings()
     load(arguments)
     asyncio.run(serve(arguments))

@@ -44,6 +44,13 @@ def test_memory_is_the_reason_even_where_the_shard_is_said_to_have_failed():
     assert "out of memory" in failure_reason(lines).reason
 
 
+def test_the_cause_between_the_first_line_of_a_kind_and_the_last_word_is_shown():
+    """A download's error has a heading, a cause and a last word."""
+    heading, cause = "Download encountered an error:", "ConnectionError: Max retries exceeded with url: /api/models/x"
+    found = failure_reason([heading, "Traceback", cause, "Error: DownloadError"])
+    assert found.lines == (heading, cause, "Error: DownloadError")
+
+
 def test_colours_are_taken_off_and_long_lines_cut():
     """What is shown fits a message."""
     found = failure_reason(["\x1b[31mtorch.OutOfMemoryError\x1b[0m: " + "x" * 1000])

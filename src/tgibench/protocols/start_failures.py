@@ -85,21 +85,21 @@ _KINDS: tuple[tuple[str, str], ...] = (
     ),
 )
 _COMPILED = tuple((re.compile(pattern), reason) for pattern, reason in _KINDS)
-_LAST_WORD = re.compile(r"\bError: \w+")
+_LAST_WORD = re.compile(r"^Error: \w+")
 
 
 def failure_reason(lines: Iterable[str]) -> StartFailure | None:
     """The reason that a log shows, and the lines that show it; None when no known one is there.
 
-    Of the lines of one kind the first and the last are given, and the server's last word (``Error: ShardCannotStart``).
+    Of the lines of one kind the first and the last are given, and behind them the server's last word (``Error: ShardCannotStart``).
     """
     plain = [without_colour(line).strip() for line in lines]
     for pattern, reason in _COMPILED:
-        shown = [number for number, line in enumerate(plain) if pattern.search(line)]
+        shown = [line for line in plain if pattern.search(line)]
         if shown:
-            last_words = [number for number, line in enumerate(plain) if _LAST_WORD.search(line)]
-            chosen = sorted({shown[0], shown[-1], *last_words[-1:]})
-            return StartFailure(reason, tuple(dict.fromkeys(_cut(plain[number]) for number in chosen)))
+            last_words = [line for line in plain if _LAST_WORD.search(line)]
+            before = [line for line in shown if line not in last_words] or shown
+            return StartFailure(reason, tuple(map(_cut, dict.fromkeys((*before[:1], *before[-1:], *last_words[-1:])))))
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,9 @@ class Container:
 
     async def lines(self) -> AsyncGenerator[str, None]:
         """The lines of its log as they are written, without colours and secrets, until it ends."""
-        async for line in self.engine.follow(self.name):
-            yield self._shown(line)
+        async with contextlib.aclosing(self.engine.follow(self.name)) as lines:
+            async for line in lines:
+                yield self._shown(line)
 
     async def facts(self) -> dict[str, str]:
         """Image, engine and GPUs."""

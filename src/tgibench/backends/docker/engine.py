@@ -229,7 +229,8 @@ class Engine:
         if isinstance(problem, aiohttp.ClientError | OSError):
             return DeployError(f"{doing}: the engine at {self.address} broke off: {problem}")
         status, message = getattr(problem, "status", 0), str(getattr(problem, "message", problem))
-        kind = AbsentError if status in {304, 404} else DeployError
+        going = status == 409 and "already in progress" in message  # somebody else removes it just now
+        kind = AbsentError if status in {304, 404} or going else DeployError
         return kind(_sentence(doing, status, message, self.address))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from tgibench.backends.docker.engine import open_engine
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from tgibench.backends.docker.engine import Engine, Held
 
 __all__ = ["find", "remove", "remove_deployment"]
+
+_GOING_S = 10.0
+_POLL_S = 0.2
 
 
 async def find(*, everything: bool = False) -> list[Leftover]:
@@ -61,13 +65,24 @@ async def remove_deployment(engine: Engine, identity: str, *, patience_s: float)
             await engine.remove_container(container.name)
         for volume in await engine.volumes(label):
             await engine.remove_volume(volume.name)
-        left = [each.name for each in (*await engine.containers(label), *await engine.volumes(label))]
+        left = await _still_there(engine, label)
     except DeployError as error:
         raise TeardownError(
             f"{error}; look with `docker ps -a --filter label={label}`, remove with `tgibench cleanup`"
         ) from error
     if left:
         raise TeardownError(f"still there: {', '.join(left)}; remove with `tgibench cleanup` or `docker rm -f`")
+
+
+async def _still_there(engine: Engine, label: str, names: set[str] | None = None) -> list[str]:
+    """What has the label (and one of the names) after a moment's patience: the engine may be at it still."""
+    deadline_s = asyncio.get_running_loop().time() + _GOING_S
+    while True:
+        held = {each.name for each in (*await engine.containers(label), *await engine.volumes(label))}
+        still = sorted(held if names is None else held & names)
+        if not still or asyncio.get_running_loop().time() > deadline_s:
+            return still
+        await asyncio.sleep(_POLL_S)
 
 
 def _leftover(kind: str, held: Held) -> Leftover:
