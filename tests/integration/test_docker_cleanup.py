@@ -48,6 +48,12 @@ print("interrupted", study.interrupted, flush=True)
 STEPS = ("created", "started", "loading", "ready", "measuring", "stopping")
 
 
+def killed(model, step, number):
+    """A sweep that sends itself a signal at a step."""
+    command = [sys.executable, "-c", SWEEP, model, step, str(int(number))]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
 def held(docker, model):
     """Containers and volumes that tgibench made for the model."""
     label = f"label=tgibench.model={model}"
@@ -78,13 +84,7 @@ def others(docker, request):
 def test_whatever_kills_a_run_at_any_step_nothing_is_left_after_cleanup(docker, step, number):
     """Ctrl-C leaves nothing by itself; after the other signals `tgibench cleanup --yes` finds and removes all of it."""
     model = f"killed/{step}-{number.name}"
-    done = subprocess.run(
-        [sys.executable, "-c", SWEEP, model, step, str(int(number))],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = killed(model, step, number)
     assert done.stdout.startswith("reached"), done.stderr
     if number is signal.SIGINT:
         assert held(docker, model) == []
@@ -99,7 +99,7 @@ def test_whatever_kills_a_run_at_any_step_nothing_is_left_after_cleanup(docker, 
 async def test_cleanup_shows_first_and_touches_nothing_else(docker, others):
     """A dry run changes nothing; what others run and what a living benchmark runs stay, the dead run's things go."""
     model = "killed/shown"
-    subprocess.run([sys.executable, "-c", SWEEP, model, "loading", "9"], capture_output=True, timeout=100, check=False)
+    killed(model, "loading", signal.SIGKILL)
     dead = held(docker, model)
     assert len(dead) == 2
     async with DockerBackend().deploy(

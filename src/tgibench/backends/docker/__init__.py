@@ -202,8 +202,8 @@ class DockerBackend:
     async def _watch(self, container: Container, until_end: asyncio.Timeout) -> None:
         """Tell what the log says, and let the limit run out when the container ends."""
         with contextlib.suppress(DeployError):  # what the engine cannot tell now, it is asked for afterwards
-            async with contextlib.aclosing(container.lines()) as lines:
+            async with contextlib.aclosing(container.engine.follow(container.name)) as lines:
                 async for line in lines:
-                    self.on_progress(f"loading {container.name}: {line}")
+                    self.on_progress(f"loading {container.name}: {container.shown(line)}")
             await container.engine.ended(container.name)
         until_end.reschedule(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from tgibench.protocols.start_failures import failure_reason
 from tgibench.protocols.tgi_logs import without_colour
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import Iterable
 
     from tgibench.backends.docker.engine import Engine
     from tgibench.backends.docker.specification import Specification
@@ -50,12 +49,6 @@ class Container:
             raise await self.early_end()
         return int(bound[0]["HostPort"])
 
-    async def lines(self) -> AsyncGenerator[str, None]:
-        """The lines of its log as they are written, without colours and secrets, until it ends."""
-        async with contextlib.aclosing(self.engine.follow(self.name)) as lines:
-            async for line in lines:
-                yield self._shown(line)
-
     async def facts(self) -> dict[str, str]:
         """Image, engine and GPUs."""
         listed = await self.engine.output(self.name, _GPU_QUERY) if self.specification.has_gpus else None
@@ -76,7 +69,7 @@ class Container:
             sentence: What happened.
             further: Lines that the log lacks.
         """
-        lines = [self._shown(line) for line in (*await self.engine.log(self.name), *further)]
+        lines = [self.shown(line) for line in (*await self.engine.log(self.name), *further)]
         reason = failure_reason(lines)
         if reason is not None:
             return DeployError(f"{sentence}: {reason.reason}; its log says:{_indented(reason.lines)}")
@@ -85,7 +78,8 @@ class Container:
             f"{sentence}; its last lines:{_indented(last)}" if last else f"{sentence}; it printed nothing"
         )
 
-    def _shown(self, line: str) -> str:
+    def shown(self, line: str) -> str:
+        """A line of its log without colours and secrets."""
         return self.specification.masked(without_colour(line))
 
 
