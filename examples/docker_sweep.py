@@ -9,7 +9,6 @@ import os
 import sys
 
 import tgibench as tb
-from tgibench.backends.docker import DockerBackend
 from tgibench.reports.console import study_table
 
 MODEL = sys.argv[1] if len(sys.argv) > 1 else "mistralai/Mistral-7B-Instruct-v0.3"
@@ -26,7 +25,7 @@ def main() -> None:
     """Sweep and print the table."""
     from rich.console import Console  # noqa: PLC0415 - the library itself does without it
 
-    backend = DockerBackend(
+    backend = tb.DockerBackend(
         hf_token=os.environ.get("HF_TOKEN"),
         cache=os.environ.get(
             "TGIBENCH_CACHE"

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import tgibench as tb
-from tgibench.backends.docker import DockerBackend
 
 pytestmark = pytest.mark.docker
 
@@ -55,7 +54,7 @@ async def test_the_whole_way_from_a_deployment_to_metrics_leaves_nothing(docker,
     study = await tb.sweep(
         [deployed],
         [tb.ClosedLoop(4, requests=40), tb.PoissonArrivals(40, requests=40)],
-        backend=DockerBackend(on_progress=steps.append),
+        backend=tb.DockerBackend(on_progress=steps.append),
         prompts=PROMPTS,
     )
     assert not study.failures
@@ -86,7 +85,7 @@ async def test_the_whole_way_from_a_deployment_to_metrics_leaves_nothing(docker,
 
 async def test_answers_that_are_no_streams_keep_the_times_of_their_headers(docker):
     """The log adds what the headers lack: nothing of a request is told twice."""
-    async with DockerBackend().deploy(deployment(model="whole/answers")) as endpoint:
+    async with tb.DockerBackend().deploy(deployment(model="whole/answers")) as endpoint:
         view_of = await endpoint.watch_run()
         prompts = attrs.evolve(PROMPTS, stream=False)
         log = await tb.run_load(endpoint, tb.ClosedLoop(2, requests=10), prompts)
@@ -101,7 +100,7 @@ async def test_the_container_is_what_docker_run_would_make(docker):
     deployed = deployment(
         "1.0.3", model="org/spec", tensor_parallel=2, quantization="gptq", max_input_tokens=5000, max_total_tokens=6000
     )
-    async with DockerBackend(shm_gib=2).deploy(deployed) as endpoint:
+    async with tb.DockerBackend(shm_gib=2).deploy(deployed) as endpoint:
         container, _ = await inspected(docker, endpoint)
         assert container["Config"]["Cmd"] == [
             "--model-id", "org/spec", "--num-shard", "2", "--quantize", "gptq", "--max-input-length", "5000",
@@ -125,7 +124,7 @@ async def test_a_cache_of_the_users_own_is_used_and_kept(docker, tmp_path):
     name = f"weights-{tmp_path.name}"
     try:
         for cache, kind in ((tmp_path, "bind"), (name, "volume")):
-            async with DockerBackend(cache=cache).deploy(deployment(model="org/cache")) as endpoint:
+            async with tb.DockerBackend(cache=cache).deploy(deployment(model="org/cache")) as endpoint:
                 container, _ = await inspected(docker, endpoint)
                 (mount,) = container["Mounts"]
                 assert (mount["Type"], mount["Destination"]) == (kind, "/data")
@@ -148,7 +147,9 @@ async def test_a_cache_of_the_users_own_is_used_and_kept(docker, tmp_path):
 )
 async def test_each_way_to_die_is_one_error_with_the_lines_that_decide(docker, failure, reason, line):
     """And nothing is left."""
-    message = await failing(DockerBackend(), deployment(model="org/dies", environment=[("EMULATE_FAILURE", failure)]))
+    message = await failing(
+        tb.DockerBackend(), deployment(model="org/dies", environment=[("EMULATE_FAILURE", failure)])
+    )
     first, *lines = message.splitlines()
     assert "ended with exit code 1 before it was ready: " in first
     assert reason in first
@@ -159,7 +160,7 @@ async def test_each_way_to_die_is_one_error_with_the_lines_that_decide(docker, f
 async def test_a_flag_that_the_version_does_not_know_ends_it_at_once(docker):
     """The launcher's own words are shown."""
     deployed = deployment("1.0.3", model="org/flag", quantization="marlin")
-    assert "invalid choice: 'marlin'" in await failing(DockerBackend(), deployed)
+    assert "invalid choice: 'marlin'" in await failing(tb.DockerBackend(), deployed)
 
 
 async def test_a_deployment_that_fails_does_not_end_a_sweep(docker):
@@ -167,7 +168,7 @@ async def test_a_deployment_that_fails_does_not_end_a_sweep(docker):
     study = await tb.sweep(
         [deployment(model="org/a", environment=[("EMULATE_FAILURE", "out of memory")]), deployment(model="org/b")],
         [tb.ClosedLoop(1, requests=3)],
-        backend=DockerBackend(),
+        backend=tb.DockerBackend(),
         prompts=PROMPTS,
     )
     (failure,) = study.failures
@@ -180,9 +181,9 @@ async def test_a_token_reaches_the_server_and_is_shown_nowhere(docker, tmp_path)
     """Not by `docker inspect`, nor in steps, errors, facts, results or the backend's own text; a gated model starts with it."""
     token = "hf_doNotShowThis"
     gated = deployment(model="org/gated", environment=[("EMULATE_GATED", "1"), ("MY_API_KEY", "it's also secret")])
-    assert "the model is gated" in await failing(DockerBackend(), gated)
+    assert "the model is gated" in await failing(tb.DockerBackend(), gated)
     shown = []
-    backend = DockerBackend(hf_token=token, on_progress=shown.append)
+    backend = tb.DockerBackend(hf_token=token, on_progress=shown.append)
     async with backend.deploy(gated) as endpoint:
         _, text = await inspected(docker, endpoint)
         shown += [text, repr(endpoint), repr(backend)]
@@ -201,10 +202,10 @@ async def test_the_port_may_be_chosen_and_one_that_is_taken_is_told(docker):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        message = await failing(DockerBackend(port=port), deployment(model="org/port"))
+        message = await failing(tb.DockerBackend(port=port), deployment(model="org/port"))
     assert "the port is taken" in message
     assert "\n" not in message
-    async with DockerBackend(port=port).deploy(deployment(model="org/port")) as endpoint:
+    async with tb.DockerBackend(port=port).deploy(deployment(model="org/port")) as endpoint:
         assert endpoint.url == f"http://127.0.0.1:{port}"
     assert held(docker, model="org/port") == []
 
@@ -213,7 +214,7 @@ async def test_without_a_gpu_runtime_asking_for_gpus_is_told(docker):
     """One sentence with what to do."""
     if "nvidia" in docker("info", "--format", "{{json .Runtimes}}"):
         pytest.skip("this engine has NVIDIA's runtime")
-    message = await failing(DockerBackend(gpus="all"), deployment(model="org/gpus"))
+    message = await failing(tb.DockerBackend(gpus="all"), deployment(model="org/gpus"))
     assert "no GPU runtime" in message
     assert "gpus=None" in message
     assert "\n" not in message
@@ -223,7 +224,7 @@ async def test_without_a_gpu_runtime_asking_for_gpus_is_told(docker):
 async def test_no_such_image_is_told(docker):
     """Neither here nor to be pulled."""
     missing = attrs.evolve(deployment(), image="127.0.0.1:9/no/such:1")
-    message = await failing(DockerBackend(), missing)
+    message = await failing(tb.DockerBackend(), missing)
     assert message.startswith("cannot pull the image 127.0.0.1:9/no/such:1: the registry cannot be reached")
     assert "\n" not in message
 
@@ -231,7 +232,7 @@ async def test_no_such_image_is_told(docker):
 async def test_a_server_that_is_not_ready_in_time_is_removed_and_told(docker):
     """With what it printed last."""
     slow = deployment(model="org/slow", environment=[("EMULATE_START_S", "100")])
-    message = await failing(DockerBackend(ready_timeout_s=2), slow)
+    message = await failing(tb.DockerBackend(ready_timeout_s=2), slow)
     assert "was not ready within 2 s" in message
     assert "Starting check and download process for org/slow" in message
     assert held(docker, model="org/slow") == []
@@ -245,7 +246,7 @@ async def test_requests_in_flight_are_finished_before_the_server_ends(docker):
         nonlocal log
         log = await tb.run_load(endpoint, tb.ClosedLoop(3, requests=3), tb.SyntheticPrompts(max_new_tokens=400))
 
-    async with asyncio.TaskGroup() as group, DockerBackend().deploy(deployment(model="org/grace")) as endpoint:
+    async with asyncio.TaskGroup() as group, tb.DockerBackend().deploy(deployment(model="org/grace")) as endpoint:
         group.create_task(load(endpoint))
         await busy(endpoint, requests=3)
     assert log.counts["succeeded"] == 3
@@ -266,7 +267,7 @@ async def busy(endpoint, *, requests):
 async def test_a_stubborn_server_is_killed(docker):
     """After the patience that it was given."""
     stubborn = deployment(model="org/stubborn", environment=[("EMULATE_STUBBORN", "1"), ("EMULATE_START_S", "100")])
-    message = await failing(DockerBackend(ready_timeout_s=1, stop_timeout_s=1), stubborn)
+    message = await failing(tb.DockerBackend(ready_timeout_s=1, stop_timeout_s=1), stubborn)
     assert "not ready within 1 s" in message
     assert held(docker, model="org/stubborn") == []
 
@@ -278,7 +279,7 @@ async def test_a_cancelled_sweep_keeps_what_is_finished_and_leaves_nothing(docke
         tb.sweep(
             [deployment(model="org/cancel")],
             [tb.ClosedLoop(1, requests=2), tb.ClosedLoop(1, duration_s=60)],
-            backend=DockerBackend(),
+            backend=tb.DockerBackend(),
             prompts=PROMPTS,
             on_measurement=lambda _: first_cell.set(),
         )
@@ -294,7 +295,7 @@ async def test_a_cancelled_sweep_keeps_what_is_finished_and_leaves_nothing(docke
 
 async def test_counts_that_differ_from_the_servers_are_a_warning(docker):
     """Somebody else asks the same server during the run."""
-    async with DockerBackend().deploy(deployment(model="org/counts")) as endpoint:
+    async with tb.DockerBackend().deploy(deployment(model="org/counts")) as endpoint:
         view_of = await endpoint.watch_run()
         log = await tb.run_load(endpoint, tb.ClosedLoop(2, requests=6), PROMPTS)
         await tb.run_load(endpoint, tb.ClosedLoop(2, requests=4), PROMPTS)
@@ -321,7 +322,7 @@ async def test_a_removal_that_cannot_be_made_sure_of_is_an_error_that_says_how(d
     way = await asyncio.start_unix_server(pass_on, path)
 
     async def lose_the_engine():
-        async with DockerBackend(engine=f"unix://{path}").deploy(deployment(model="org/away")):
+        async with tb.DockerBackend(engine=f"unix://{path}").deploy(deployment(model="org/away")):
             way.close()
             path.unlink()
 
@@ -351,10 +352,9 @@ def docker_socket(docker):
 FORBIDDEN = """
 import asyncio, os, sys
 import tgibench as tb
-from tgibench.backends.docker import DockerBackend
 import aiodocker
 async def main():
-    async with DockerBackend().deploy(tb.Deployment("m", "i", server_version="3.3.7")):
+    async with tb.DockerBackend().deploy(tb.Deployment("m", "i", server_version="3.3.7")):
         pass
 os.setgid(65534), os.setgroups([]), os.setuid(65534)
 try:

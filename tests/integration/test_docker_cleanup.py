@@ -9,7 +9,6 @@ import sys
 import pytest
 
 import tgibench as tb
-from tgibench.backends.docker import DockerBackend
 from tgibench.backends.docker.ownership import labels_of, owner_state
 
 pytestmark = pytest.mark.docker
@@ -17,7 +16,6 @@ pytestmark = pytest.mark.docker
 SWEEP = """
 import asyncio, os, sys
 import tgibench as tb
-from tgibench.backends.docker import DockerBackend
 
 model, wanted, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 reached = False
@@ -38,7 +36,7 @@ study = asyncio.run(
     tb.sweep(
         [deployment],
         [tb.ClosedLoop(3, requests=30)],
-        backend=DockerBackend(on_progress=at),
+        backend=tb.DockerBackend(on_progress=at),
         prompts=tb.SyntheticPrompts(max_new_tokens=10),
         on_progress=moved,
     )
@@ -102,7 +100,7 @@ async def test_cleanup_shows_first_and_touches_nothing_else(docker, others):
     killed(model, "loading", signal.SIGKILL)
     dead = held(docker, model)
     assert len(dead) == 2
-    async with DockerBackend().deploy(
+    async with tb.DockerBackend().deploy(
         tb.Deployment("living/model", "this machine", server_version="3.3.7")
     ) as endpoint:
         shown = cleanup()

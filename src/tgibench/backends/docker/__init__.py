@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DockerBackend", "ServerImage"]
 
+_LOADING_STOP_S = 5.0
+
 
 def _gpus(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     del attribute
@@ -55,6 +57,18 @@ def _text(path: str | Path | None) -> str | None:
 
 def _silent(_: str) -> None:
     """Where nobody wants to know."""
+
+
+@attrs.define
+class _Patience:
+    """How long the server may take to end: what never served has nothing to finish."""
+
+    finishing_s: float
+    serves: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return self.finishing_s if self.serves else min(self.finishing_s, _LOADING_STOP_S)
 
 
 @attrs.frozen(kw_only=True)
@@ -136,11 +150,12 @@ class DockerBackend:
                 shm_gib=self.shm_gib,
                 port=self.port,
             )
-            patience_s = self.stop_timeout_s or server.stop_timeout_s
-            async with self._container(engine, identity, specification, patience_s=patience_s) as container:
+            patience = _Patience(self.stop_timeout_s or server.stop_timeout_s)
+            async with self._container(engine, identity, specification, patience) as container:
                 url = f"http://127.0.0.1:{await container.published_port(server.port)}"
                 http = HttpEndpoint(url, self.protocol or server.protocol(deployment))
                 await self._until_ready(container, http, server.health_path)
+                patience.serves = True
                 facts = {**await learn_facts(http), **await container.facts(), "image_id": str(known["Id"])}
                 self.on_progress(f"ready at {url}")
                 yield DockerEndpoint(
@@ -152,7 +167,7 @@ class DockerBackend:
 
     @asynccontextmanager
     async def _container(
-        self, engine: Engine, identity: str, specification: Specification, *, patience_s: float
+        self, engine: Engine, identity: str, specification: Specification, patience: _Patience
     ) -> AsyncIterator[Container]:
         """A container that runs; on leaving it and its volume are removed."""
         container = Container(engine, f"tgibench-{identity[:12]}", specification)
@@ -167,7 +182,7 @@ class DockerBackend:
             try:
                 self.on_progress(f"stopping {container.name}")
             finally:
-                await to_the_end(remove_deployment(engine, identity, patience_s=patience_s))
+                await to_the_end(remove_deployment(engine, identity, patience_s=patience.seconds))
 
     def _server(self, deployment: Deployment) -> ServerImage:
         if self.server is not None:
