@@ -350,13 +350,14 @@ def docker_socket(docker):
 
 
 FORBIDDEN = """
-import asyncio, os, sys
-import tgibench as tb
+import asyncio, os
 import aiodocker
+import tgibench as tb
+backend, deployment = tb.DockerBackend(), tb.Deployment("m", "i", server_version="3.3.7")
 async def main():
-    async with tb.DockerBackend().deploy(tb.Deployment("m", "i", server_version="3.3.7")):
+    async with backend.deploy(deployment):
         pass
-os.setgid(65534), os.setgroups([]), os.setuid(65534)
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
 try:
     asyncio.run(main())
 except tb.DeployError as error:

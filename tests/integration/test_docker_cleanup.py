@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +66,14 @@ def cleanup(*options):
     """The command, as a user calls it."""
     command = [sys.executable, "-m", "tgibench", "cleanup", "--backend", "docker", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture(autouse=True)
+def _alone():
+    """One test of this file at a time: cleaning up would take from another what that one still counts."""
+    with (Path(tempfile.gettempdir()) / "tgibench-cleanup-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

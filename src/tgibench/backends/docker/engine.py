@@ -146,12 +146,19 @@ class Engine:
 
     async def follow(self, name: str) -> AsyncGenerator[str, None]:
         """The lines of a container's log as they are written, until it ends."""
-        rest = ""
+        from aiodocker.multiplexed import multiplexed_result_stream  # noqa: PLC0415 - an extra
+
+        rest, parameters = "", {"stdout": True, "stderr": True, "follow": True}
         try:
-            async for piece in self._container(name).log(stdout=True, stderr=True, follow=True):
-                *lines, rest = (rest + piece).split("\n")
-                for line in lines:
-                    yield line.rstrip("\r")
+            # not DockerContainer.log: it leaves the answer open when the reader is cancelled
+            response = await self._docker._do_query(f"containers/{name}/logs", "GET", params=parameters)  # noqa: SLF001
+            try:
+                async for piece in multiplexed_result_stream(response):  # type: ignore[no-untyped-call]
+                    *lines, rest = (rest + piece).split("\n")
+                    for line in lines:
+                        yield line.rstrip("\r")
+            finally:
+                response.close()
         except self._problems as problem:
             raise self._told(f"cannot follow the log of the container {name}", problem) from problem
 
