@@ -1,4 +1,4 @@
-"""Two deployments of TGI in local containers, each under four loads; nothing is left afterwards.
+"""Two deployments of TGI in local containers, each under four loads: a table, a recommendation, and nothing left afterwards.
 
 Needs a Docker engine (and, for real numbers, NVIDIA's GPUs and container toolkit). Give another model as the first argument.
 """
@@ -18,11 +18,14 @@ DEPLOYMENTS = [
         MODEL, "this machine", server_version="3.3.7", quantization="eetq", max_input_tokens=2048, max_total_tokens=3072
     ),
 ]
+COSTS = tb.InstanceHours(
+    tb.PriceTable.builtin().with_price("this machine", 0.50)
+)  # what an hour of yours costs, in US dollars
 LOADS = [tb.ClosedLoop(users, requests=20 * users) for users in (1, 2, 4, 8)]
 
 
 def main() -> None:
-    """Sweep and print the table."""
+    """Sweep, and print the table and which deployment to take."""
     from rich.console import Console  # noqa: PLC0415 - the library itself does without it
 
     backend = tb.DockerBackend(
@@ -34,6 +37,7 @@ def main() -> None:
     )
     study = tb.sweep_blocking(DEPLOYMENTS, LOADS, backend=backend, prompts=tb.SyntheticPrompts(max_new_tokens=20))
     Console(width=150).print(study_table(study))
+    print(tb.cheapest(study, COSTS, tb.ttft_at_most(0.5), tb.failures_at_most(0)).sentence)
     for failure in study.failures:
         print(f"{failure.deployment.label}: {failure.message}")
 

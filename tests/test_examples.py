@@ -42,7 +42,9 @@ def test_the_sweep_over_containers_prints_its_table_and_leaves_nothing(docker):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(EXPECTED["docker_sweep.py"]) == 8, done.stdout
+    table, _, recommendation = done.stdout.partition("Cheapest: ")
+    assert table.count(EXPECTED["docker_sweep.py"]) == 8, done.stdout
+    assert "@ this machine" in recommendation
     label = "label=tgibench.model=org/example"
     assert not docker("ps", "--all", "--quiet", "--filter", label)
     assert not docker("volume", "ls", "--quiet", "--filter", label)

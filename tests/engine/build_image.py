@@ -86,8 +86,9 @@ def site_files():
             if not file.parts[0].startswith("..") and wanted(Path(*file.parts)):
                 yield Path(file.locate()), f"{SITE}/{file.as_posix()}"
     package = Path(tgibench.__file__).parent
-    for path in package.rglob("*.py"):
-        yield path, f"{SITE}/tgibench/{path.relative_to(package).as_posix()}"
+    for path in package.rglob("*"):
+        if "__pycache__" not in path.parts and path.is_file():
+            yield path, f"{SITE}/tgibench/{path.relative_to(package).as_posix()}"
     for file in metadata.distribution("tgibench").files or ():
         if file.parts[0].endswith(".dist-info"):
             yield Path(file.locate()), f"{SITE}/{file.as_posix()}"
