@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import tgibench as tb
 from tgibench.testing import BackendContract
 
-MODEL = "org/contract"
+MODEL = f"org/contract-{os.getpid()}"  # what another test process runs is not counted
 DEPLOYMENT = tb.Deployment(MODEL, "this machine", server_version="3.3.7", environment=(("EMULATE_GATED", "1"),))
 
 
