@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tgibench.arrivals import Ramp as Ramp
     from tgibench.arrivals import Replay as Replay
     from tgibench.backends import Backend as Backend
+    from tgibench.backends.docker import DockerBackend as DockerBackend
+    from tgibench.backends.docker import ServerImage as ServerImage
     from tgibench.backends.emulator import Emulator as Emulator
     from tgibench.backends.http import HttpBackend as HttpBackend
     from tgibench.backends.process import ProcessBackend as ProcessBackend
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
     from tgibench.deployments import Deployment as Deployment
     from tgibench.endpoints import Client as Client
     from tgibench.endpoints import Endpoint as Endpoint
+    from tgibench.endpoints import ServerView as ServerView
     from tgibench.endpoints import Timeouts as Timeouts
+    from tgibench.endpoints import WatchedEndpoint as WatchedEndpoint
     from tgibench.errors import DeployError as DeployError
     from tgibench.errors import DownloadError as DownloadError
     from tgibench.errors import InvalidValueError as InvalidValueError
@@ -136,6 +140,7 @@ _HOMES = {
     "_version": ("__version__",),
     "arrivals": ("ConstantArrivals", "GammaArrivals", "PoissonArrivals", "Ramp", "Replay"),
     "backends": ("Backend",),
+    "backends.docker": ("DockerBackend", "ServerImage"),
     "backends.emulator": ("Emulator",),
     "backends.http": ("HttpBackend",),
     "backends.process": ("ProcessBackend",),
@@ -147,7 +152,7 @@ _HOMES = {
     "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
     "costs": ("Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"),
     "deployments": ("Deployment",),
-    "endpoints": ("Client", "Endpoint", "Timeouts"),
+    "endpoints": ("Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
     "errors": (
         "DeployError",
         "DownloadError",

@@ -11,9 +11,14 @@ from attrs import validators
 from tgibench.errors import InvalidValueError
 from tgibench.validators import count, not_blank
 
-__all__ = ["Deployment"]
+__all__ = ["Deployment", "sounds_secret"]
 
 _SECRET = re.compile(r"TOKEN(?!S)|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+
+
+def sounds_secret(name: str) -> bool:
+    """Whether a variable of that name is taken to hold a secret."""
+    return _SECRET.search(name) is not None
 
 
 def _total_above_input(deployment: Deployment, attribute: attrs.Attribute[int | None], total: int | None) -> None:
@@ -68,7 +73,7 @@ class Deployment:
 
     def described(self) -> dict[str, Any]:
         """The fields as plain values, for results and keys: what an environment variable whose name sounds secret holds is masked."""
-        pairs = [[name, "***" if _SECRET.search(name) else value] for name, value in self.environment]
+        pairs = [[name, "***" if sounds_secret(name) else value] for name, value in self.environment]
         return {**attrs.asdict(self), "environment": pairs}
 
     @property

@@ -5,20 +5,20 @@ An HTTP server is an `HttpEndpoint`; the in-process emulator is one of its own. 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from tgibench.records import Exchange, StampSource
+    from tgibench.records import Exchange, RequestLog, StampSource
     from tgibench.requests import GenerationRequest
 
-__all__ = ["Client", "Endpoint", "Timeouts"]
+__all__ = ["Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"]
 
 
 @attrs.frozen(kw_only=True)
@@ -62,3 +62,29 @@ class Endpoint(Protocol):
     @property
     def facts(self) -> Mapping[str, str]:
         """What the server said of itself (``server``, ``version``, ``model_id``, …): part of a run's provenance."""
+
+
+@attrs.frozen(kw_only=True)
+class ServerView:
+    """What the server's side adds to a run.
+
+    Args:
+        log: The run's log, the server's own times filled in where they are known.
+        warnings: What a reader must be warned of, in plain sentences.
+        facts: What identifies the run further, text by text: how many batches, the longest queue.
+    """
+
+    log: RequestLog
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+
+
+@runtime_checkable
+class WatchedEndpoint(Protocol):
+    """An endpoint that also knows its server's side (a log, counters): an addition to `Endpoint` that is asked for where it is there."""
+
+    async def watch_run(self) -> Callable[[RequestLog], Awaitable[ServerView]]:
+        """Called just before a run; what it returns is called with the run's log after it.
+
+        Neither raises for a server's side that cannot be read: the view then says so in its warnings.
+        """

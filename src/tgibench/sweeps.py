@@ -11,6 +11,7 @@ import attrs
 
 from tgibench._version import __version__
 from tgibench.checks import warnings_of
+from tgibench.endpoints import ServerView, WatchedEndpoint
 from tgibench.errors import DeployError, InvalidValueError
 from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
 from tgibench.metrics import Metrics
@@ -268,6 +269,7 @@ async def _cell(
     on_progress: Callable[[RunProgress], None] | None,
 ) -> tuple[Measurement, RequestLog]:
     began_at = datetime.now(UTC)
+    view_of = await endpoint.watch_run() if isinstance(endpoint, WatchedEndpoint) else None
     log = await run_load(
         endpoint,
         load,
@@ -277,6 +279,8 @@ async def _cell(
         give_up_after=plan.give_up_after,
         on_progress=on_progress,
     )
+    view = ServerView(log=log) if view_of is None or log.stopped == "cancelled" else await view_of(log)
+    log = view.log
     metrics = Metrics.of(log, slo=plan.slo)
     source = Source.EMULATED if endpoint.facts.get("emulated") == "true" else plan.backend.source
     provenance = Provenance(
@@ -291,6 +295,7 @@ async def _cell(
             "platform": platform.platform(),
             "stamps": log.health.stamps.value,
             **endpoint.facts,
+            **view.facts,
         },
     )
     measurement = Measurement(
@@ -300,6 +305,6 @@ async def _cell(
         metrics=metrics,
         source=source,
         provenance=provenance,
-        warnings=warnings_of(metrics, log),
+        warnings=(*warnings_of(metrics, log), *view.warnings),
     )
     return measurement, log

@@ -36,7 +36,12 @@ def costs(measurement: tb.Measurement) -> list[tb.CostModel]:
 
 def backends() -> list[tb.Backend]:
     """Every backend is a Backend."""
-    return [tb.Emulator(), tb.HttpBackend("http://127.0.0.1"), tb.ProcessBackend(["server", "{port}"])]
+    return [
+        tb.Emulator(),
+        tb.HttpBackend("http://127.0.0.1"),
+        tb.ProcessBackend(["server", "{port}"]),
+        tb.DockerBackend(),
+    ]
 
 
 def published() -> tuple[tb.Study, tb.Study]:

@@ -78,8 +78,8 @@ class HttpBackend:
         return HttpEndpoint(self.url, self.protocol, api_key=self.api_key, verify_tls=self.verify_tls)
 
 
-async def wait_until_ready(endpoint: HttpEndpoint, *, timeout_s: float) -> None:
-    """Ask for `/health` until it is answered by anything but a server's error; a server without that path is ready too.
+async def wait_until_ready(endpoint: HttpEndpoint, *, timeout_s: float, path: str = "/health") -> None:
+    """Ask for the path until it is answered by anything but a server's error; a server without that path is ready too.
 
     Raises:
         DeployError: Not in time, with the last reason; at once where its certificate is not valid.
@@ -88,7 +88,7 @@ async def wait_until_ready(endpoint: HttpEndpoint, *, timeout_s: float) -> None:
     async with _session(endpoint) as session:
         try:
             async with asyncio.timeout(timeout_s):
-                while (problem := await _unhealthy(session, endpoint)) is not None:
+                while (problem := await _unhealthy(session, endpoint, path)) is not None:
                     reason = problem
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
@@ -121,12 +121,12 @@ def _session(endpoint: HttpEndpoint) -> aiohttp.ClientSession:
     )
 
 
-async def _unhealthy(session: aiohttp.ClientSession, endpoint: HttpEndpoint) -> str | None:
+async def _unhealthy(session: aiohttp.ClientSession, endpoint: HttpEndpoint, path: str) -> str | None:
     try:
-        async with session.get(f"{endpoint.url.rstrip('/')}/health") as response:
-            return f"/health answers {response.status}" if response.status >= 500 else None
+        async with session.get(f"{endpoint.url.rstrip('/')}{path}") as response:
+            return f"{path} answers {response.status}" if response.status >= 500 else None
     except TimeoutError:
-        return f"/health does not answer within {_PROBE_S:g} s"
+        return f"{path} does not answer within {_PROBE_S:g} s"
     except aiohttp.ClientConnectorCertificateError as error:
         raise DeployError(f"{endpoint.url}: {error.certificate_error}; verify_tls=False accepts it unseen") from error
     except (aiohttp.ClientError, OSError) as error:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 
 from tgibench.backends.http import learn_facts, wait_until_ready
+from tgibench.backends.teardown import to_the_end
 from tgibench.client import HttpEndpoint
 from tgibench.errors import DeployError, InvalidValueError, TeardownError
 from tgibench.protocols.tgi import TgiProtocol
@@ -28,8 +29,7 @@ from tgibench.provenance import Source
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-    from typing import Any
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from tgibench.deployments import Deployment
     from tgibench.protocols import WireProtocol
@@ -106,7 +106,7 @@ class ProcessBackend:
                 await self._until_ready(process, endpoint, log)
                 yield attrs.evolve(endpoint, facts=await learn_facts(endpoint))
             finally:
-                await _to_the_end(self._stop(process, guard))
+                await to_the_end(self._stop(process, guard))
 
     async def _start(self, deployment: Deployment, port: int, log: _Log, guard: _Guard) -> _Server:
         values = {**attrs.asdict(deployment), "port": port}
@@ -235,22 +235,6 @@ class _Server(asyncio.SubprocessProtocol):
         if self._limit and self._limit.when() is None and not self._limit.expired():
             with contextlib.suppress(RuntimeError):  # the wait it limited is over
                 self._limit.reschedule(0)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Finish work that must not be left half done: a cancellation that comes meanwhile is raised after it."""
-    task = asyncio.get_running_loop().create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        except DeployError:
-            break
-    task.result()
-    if cancelled:
-        raise cancelled
 
 
 def _filled(part: str, values: Mapping[str, object]) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 import tgibench as tb
 from tgibench import registry
+from tgibench.cli.cleanup import cleanup
 from tgibench.cli.display import SweepDisplay, print_study
 from tgibench.cli.prices import prices
 from tgibench.cli.report import report
@@ -39,6 +40,7 @@ def tgibench() -> None:
 
 tgibench.add_command(prices)
 tgibench.add_command(report)
+tgibench.add_command(cleanup)
 
 
 @tgibench.command()

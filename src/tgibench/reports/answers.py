@@ -9,16 +9,17 @@ import attrs
 from tgibench.comparisons import Verdict
 from tgibench.costs import Cost
 from tgibench.formatting import MISSING, dollars, dollars_an_hour, estimate, quantile_ms, scaled
-from tgibench.recommend import cheapest, fastest, highest_throughput, pareto_front
+from tgibench.pareto import pareto_front
+from tgibench.recommend import cheapest, fastest, highest_throughput
 from tgibench.requirements import cell_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from tgibench.choices import Choice
     from tgibench.comparisons import Comparison
     from tgibench.costs import CostModel
     from tgibench.measurements import Measurement
-    from tgibench.recommend import Choice
     from tgibench.requirements import Requirement
     from tgibench.stats import Distribution
 
