@@ -87,7 +87,7 @@ def test_the_basis_says_which_price_of_which_day_and_how_many_tokens():
     )
     assert cost.basis == (
         "ml.g5.2xlarge at 1.515 USD per hour (sagemaker us-east-1 hosting, 2023-09-21: "
-        "cost tables of the 2023 study, which name no region); "
+        "cost tables of the 2023 study, which state them for us-west-2); "
         "131.3 output tokens per second (PUBLISHED, derived by Little's law)"
     )
     assert [price.usd_per_hour for price in cost.prices] == [1.515]
