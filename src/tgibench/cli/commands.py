@@ -17,6 +17,7 @@ from rich.console import Console
 import tgibench as tb
 from tgibench import registry
 from tgibench.cli.display import SweepDisplay, print_study
+from tgibench.cli.predict import predict
 from tgibench.cli.prices import prices
 from tgibench.errors import InvalidValueError
 from tgibench.reports.cells import cell
@@ -36,6 +37,7 @@ def tgibench() -> None:
     """Measure and choose how to serve large language models."""
 
 
+tgibench.add_command(predict)
 tgibench.add_command(prices)
 
 
