@@ -143,9 +143,13 @@ def baselines(rows, healthy):
         errors([straight(by_cell, row, 1, 5) for row in twenty], twenty),
     )
     published = {(row.deployment, row.load.concurrency): figures(row) for row in rows}
-    copied = [published[nearest(row, healthy), row.load.concurrency] for row in healthy]
+    copied = [published[nearest(row, healthy, COPIED_BY), row.load.concurrency] for row in healthy]
     line("baseline: nearest other deployment, copied", errors(copied, healthy))
-    scaled = [copy * scale(nearest(row, healthy), row.deployment) for copy, row in zip(copied, healthy, strict=True)]
+    near = [nearest(row, healthy, SCALED_BY) for row in healthy]
+    scaled = [
+        published[other, row.load.concurrency] * scale(other, row.deployment)
+        for other, row in zip(near, healthy, strict=True)
+    ]
     line("baseline: nearest other deployment, scaled by weights per bandwidth", errors(scaled, healthy))
 
 
@@ -160,22 +164,35 @@ def straight(by_cell, row, low, high):
     return np.array([time_per_token_s, users / mean_s])
 
 
-def features(deployment):
-    times = NEUTRAL.times(deployment)
-    gpu = times.instance.gpu
-    return np.log(
-        [times.weight_bytes, times.tensor_parallel * gpu.bandwidth_gb_per_s, times.tensor_parallel * gpu.fp16_tflops]
-    )
+# Of some ten ways to measure how near two deployments are, the ones with which each baseline does best.
+COPIED_BY = ("parameters", "bandwidth", "compute", "shards")
+SCALED_BY = ("parameters", "bandwidth", "shards", "precision")
 
 
-def nearest(row, healthy):
+def features(deployment, names):
+    modelled = NEUTRAL.times(deployment)
+    gpu, shards = modelled.instance.gpu, modelled.tensor_parallel
+    values = {
+        "parameters": modelled.model.parameters,
+        "weights": modelled.weight_bytes,
+        "bandwidth": shards * gpu.bandwidth_gb_per_s,
+        "compute": shards * gpu.fp16_tflops,
+        "shards": shards,
+        "precision": np.e ** (3 * modelled.gptq),
+    }
+    return np.log([values[name] for name in names])
+
+
+def nearest(row, healthy, names):
     others = list(dict.fromkeys(other.deployment for other in healthy if other.deployment != row.deployment))
-    return min(others, key=lambda other: float(np.abs(features(other) - features(row.deployment)).sum()))
+    own = features(row.deployment, names)
+    return min(others, key=lambda other: float(np.abs(features(other, names) - own).sum()))
 
 
 def scale(of, to):
-    time_ratio = float(np.exp((features(to) - features(of))[0] - (features(to) - features(of))[1]))
-    return np.array([time_ratio, 1 / time_ratio])
+    """What reading the weights takes longer, and its inverse."""
+    weights, bandwidth = features(to, ("weights", "bandwidth")) - features(of, ("weights", "bandwidth"))
+    return np.array([np.exp(weights - bandwidth), np.exp(bandwidth - weights)])
 
 
 if __name__ == "__main__":
