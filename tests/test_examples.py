@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPECTED = {
     "attach_to_server.py": "6 of 6 requests succeeded, EMULATED",
     "docker_sweep.py": "EMULATED",
+    "llama2_adaptive.py": "of the grid's $79.53",
     "llama2_sagemaker.py": "median deviation of ms/token, fp16: ",
     "own_load_profile.py": ", 0 failed",
     "quick_sweep.py": "EMULATED",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tgibench import virtual_time as virtual_time
     from tgibench._version import __version__ as __version__
+    from tgibench.adaptive import AdaptiveStudy as AdaptiveStudy
+    from tgibench.adaptive import adaptive_sweep as adaptive_sweep
     from tgibench.arrivals import ConstantArrivals as ConstantArrivals
     from tgibench.arrivals import GammaArrivals as GammaArrivals
     from tgibench.arrivals import PoissonArrivals as PoissonArrivals
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from tgibench.errors import TgibenchError as TgibenchError
     from tgibench.errors import UnknownNameError as UnknownNameError
     from tgibench.errors import UnknownPrice as UnknownPrice
+    from tgibench.fits import calibrate as calibrate
+    from tgibench.fits import fit as fit
     from tgibench.loads import ClosedLoop as ClosedLoop
     from tgibench.loads import ClosedPhase as ClosedPhase
     from tgibench.loads import LoadProfile as LoadProfile
@@ -70,6 +74,8 @@ if TYPE_CHECKING:
     from tgibench.planning import CapacityOption as CapacityOption
     from tgibench.planning import CapacityPlan as CapacityPlan
     from tgibench.planning import plan_capacity as plan_capacity
+    from tgibench.predictions import predict as predict
+    from tgibench.predictions import predict_study as predict_study
     from tgibench.price_offers import price_list_request as price_list_request
     from tgibench.price_offers import prices_of_offer as prices_of_offer
     from tgibench.price_offers import prices_of_price_list as prices_of_price_list
@@ -130,14 +136,26 @@ if TYPE_CHECKING:
     from tgibench.sweeps import Progress as Progress
     from tgibench.sweeps import measure as measure
     from tgibench.sweeps import sweep as sweep
+    from tgibench.sync import adaptive_sweep_blocking as adaptive_sweep_blocking
     from tgibench.sync import find_capacity_blocking as find_capacity_blocking
     from tgibench.sync import measure_blocking as measure_blocking
     from tgibench.sync import run_load_blocking as run_load_blocking
     from tgibench.sync import sweep_blocking as sweep_blocking
     from tgibench.timelines import Timeline as Timeline
+    from tgibench.twin.calibration import Calibrated as Calibrated
+    from tgibench.twin.engines import EngineProfile as EngineProfile
+    from tgibench.twin.hardware import Gpu as Gpu
+    from tgibench.twin.hardware import Instance as Instance
+    from tgibench.twin.hardware import Link as Link
+    from tgibench.twin.parameters import Prior as Prior
+    from tgibench.twin.performance import PerformanceModel as PerformanceModel
+    from tgibench.twin.racing import Goal as Goal
+    from tgibench.twin.rows import measurement_of_row as measurement_of_row
+    from tgibench.twin.shapes import ModelShape as ModelShape
 
 _HOMES = {
     "_version": ("__version__",),
+    "adaptive": ("AdaptiveStudy", "adaptive_sweep"),
     "arrivals": ("ConstantArrivals", "GammaArrivals", "PoissonArrivals", "Ramp", "Replay"),
     "backends": ("Backend",),
     "backends.docker": ("DockerBackend", "ServerImage"),
@@ -146,8 +164,8 @@ _HOMES = {
     "backends.process": ("ProcessBackend",),
     "bootstrap": ("block_bootstrap",),
     "capacity": ("Capacity", "Probe", "find_capacity"),
-    "choices": ("Choice",),
     "checks": ("arrival_test", "warnings_of"),
+    "choices": ("Choice",),
     "client": ("HttpEndpoint",),
     "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
     "costs": ("Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"),
@@ -165,12 +183,14 @@ _HOMES = {
         "UnknownNameError",
         "UnknownPrice",
     ),
+    "fits": ("calibrate", "fit"),
     "loads": ("ClosedLoop", "ClosedPhase", "LoadProfile", "OpenPhase", "Stages"),
     "measurements": ("DeploymentFailure", "Measurement", "Study"),
     "metrics": ("SLO", "Metrics"),
-    "price_offers": ("price_list_request", "prices_of_offer", "prices_of_price_list"),
     "pareto": ("pareto_front",),
     "planning": ("CapacityOption", "CapacityPlan", "plan_capacity"),
+    "predictions": ("predict", "predict_study"),
+    "price_offers": ("price_list_request", "prices_of_offer", "prices_of_price_list"),
     "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
@@ -204,8 +224,22 @@ _HOMES = {
     "stats": ("Distribution", "Estimate"),
     "storage": ("StudyStore", "read_study"),
     "sweeps": ("Progress", "measure", "sweep"),
-    "sync": ("find_capacity_blocking", "measure_blocking", "run_load_blocking", "sweep_blocking"),
     "timelines": ("Timeline",),
+    "sync": (
+        "adaptive_sweep_blocking",
+        "find_capacity_blocking",
+        "measure_blocking",
+        "run_load_blocking",
+        "sweep_blocking",
+    ),
+    "twin.calibration": ("Calibrated",),
+    "twin.engines": ("EngineProfile",),
+    "twin.hardware": ("Gpu", "Instance", "Link"),
+    "twin.parameters": ("Prior",),
+    "twin.performance": ("PerformanceModel",),
+    "twin.racing": ("Goal",),
+    "twin.rows": ("measurement_of_row",),
+    "twin.shapes": ("ModelShape",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

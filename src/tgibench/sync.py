@@ -6,13 +6,20 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from tgibench import capacity, runner, sweeps
+from tgibench import adaptive, capacity, runner, sweeps
 from tgibench.errors import RunningLoopError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["blocking", "find_capacity_blocking", "measure_blocking", "run_load_blocking", "sweep_blocking"]
+__all__ = [
+    "adaptive_sweep_blocking",
+    "blocking",
+    "find_capacity_blocking",
+    "measure_blocking",
+    "run_load_blocking",
+    "sweep_blocking",
+]
 
 
 P = ParamSpec("P")
@@ -37,6 +44,7 @@ def blocking(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
 
 sweep_blocking = blocking(sweeps.sweep)
+adaptive_sweep_blocking = blocking(adaptive.adaptive_sweep)
 measure_blocking = blocking(sweeps.measure)
 run_load_blocking = blocking(runner.run_load)
 find_capacity_blocking = blocking(capacity.find_capacity)

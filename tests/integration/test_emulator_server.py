@@ -10,12 +10,12 @@ import aiohttp
 import pytest
 
 from tgibench.backends.emulator.faults import Faults
-from tgibench.backends.emulator.scheduler import EngineSettings
 from tgibench.backends.emulator.server import emulator_server
 from tgibench.backends.emulator.serving import ServerOptions
 from tgibench.backends.emulator.step_time import FixedTimes
 from tgibench.deployments import Deployment
 from tgibench.errors import DeployError
+from tgibench.twin.policy import EngineSettings
 
 DEPLOYMENT = Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge")
 FAST = FixedTimes(prefill=0.005, decode=0.002)

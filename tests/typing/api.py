@@ -47,3 +47,20 @@ def backends() -> list[tb.Backend]:
 def published() -> tuple[tb.Study, tb.Study]:
     """What others measured is a Study like any other."""
     return tb.llama2_sagemaker_2023(), tb.read_sagemaker_results("sagemaker.csv", server_version=None)
+
+
+async def twin() -> tuple[tb.Measurement, float]:
+    """Predictions are measurements; a fitted model guides a sweep."""
+    deployment, load, prompts = tb.Deployment("m", "i"), tb.ClosedLoop(1, requests=5), tb.SyntheticPrompts()
+    guess: tb.Measurement = tb.predict(deployment, load, prompts, method="simulation")
+    model: tb.PerformanceModel = tb.fit([guess], prompts).with_instance(tb.Instance(name="i", gpu=tb.Gpu("g", 1, 1, 1)))
+    found: tb.AdaptiveStudy = await tb.adaptive_sweep(
+        [deployment],
+        [load],
+        [tb.Goal.cheapest(load)],
+        tb.calibrate(model, [guess], prompts).model,
+        backend=tb.Emulator(),
+        prompts=prompts,
+        costs=tb.InstanceHours(tb.PriceTable.builtin()),
+    )
+    return guess, found.saved_usd

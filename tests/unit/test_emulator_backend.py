@@ -13,11 +13,11 @@ import tgibench as tb
 from tgibench.backends.emulator import settings_for
 from tgibench.backends.emulator.engine import EngineSettings
 from tgibench.backends.emulator.lengths import EarlyStops
-from tgibench.backends.emulator.models import find_model
 from tgibench.backends.emulator.step_time import FixedTimes
 from tgibench.endpoints import Timeouts
 from tgibench.records import ServerTimings
 from tgibench.requests import GenerationRequest
+from tgibench.twin.shapes import find_model
 
 DEPLOYMENT = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")
 FIXED = tb.Emulator(
@@ -153,7 +153,7 @@ def test_it_says_that_it_is_emulated():
         ({"tensor_parallel": 4}, r"wants 4 accelerators, ml\.g5\.2xlarge has 1"),
         ({"model_id": "meta-llama/Llama-2-13b-hf"}, r"does not fit .*weights take 26\.0 GB, and 1 x 24 GB"),
         ({"instance_type": "ml.g4dn.xlarge"}, r"less than one request of max_total_tokens=2048"),
-        ({"quantization": "awq"}, r"models fp16 and gptq, not quantization='awq'"),
+        ({"quantization": "awq"}, r"only fp16 and gptq are modelled, not quantization='awq'"),
         ({"server_version": "latest"}, r"server_version must be numbers with dots"),
     ],
 )

@@ -16,11 +16,11 @@ from tgibench.backends.emulator.bodies import RequestRefusedError, parse_body
 from tgibench.backends.emulator.faults import FaultKind, Faults
 from tgibench.backends.emulator.log_lines import LogFormat, rust_duration, success_line
 from tgibench.backends.emulator.parameters import native
-from tgibench.backends.emulator.scheduler import EngineSettings
 from tgibench.backends.emulator.server_metrics import Histogram
 from tgibench.backends.emulator.wire import RequestTimes, TgiVersion, frame, generate_event, timing_headers
 from tgibench.backends.emulator.wire_openai import OpenAIWire
 from tgibench.errors import DeployError, InvalidValueError
+from tgibench.twin.policy import EngineSettings
 
 SETTINGS = EngineSettings(max_input_tokens=10, max_total_tokens=20)
 TIMES = RequestTimes(validation_s=0.0004012, queue_s=59.8e-6, inference_s=1.22, total_s=1.2304610, generated_tokens=50)

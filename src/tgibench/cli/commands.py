@@ -18,6 +18,7 @@ import tgibench as tb
 from tgibench import registry
 from tgibench.cli.cleanup import cleanup
 from tgibench.cli.display import SweepDisplay, print_study
+from tgibench.cli.predict import predict
 from tgibench.cli.prices import prices
 from tgibench.cli.report import report
 from tgibench.errors import InvalidValueError
@@ -38,6 +39,7 @@ def tgibench() -> None:
     """Measure and choose how to serve large language models."""
 
 
+tgibench.add_command(predict)
 tgibench.add_command(prices)
 tgibench.add_command(report)
 tgibench.add_command(cleanup)

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from tgibench.backends.emulator.engine import EngineSettings
 from tgibench.backends.emulator.in_process import EmulatedEndpoint
 from tgibench.backends.emulator.lengths import EarlyStops
-from tgibench.backends.emulator.step_time import ModelledTimes, version_of
-from tgibench.errors import DeployError
 from tgibench.provenance import Source
+from tgibench.twin.engines import version_of
+from tgibench.twin.policy import settings_for
+from tgibench.twin.step_time import ModelledTimes
 from tgibench.validators import not_negative
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tgibench.backends.emulator.hardware import Instance
     from tgibench.backends.emulator.lengths import OutputLengths
-    from tgibench.backends.emulator.models import ModelShape
-    from tgibench.backends.emulator.step_time import EngineProfile, StepTimes
     from tgibench.deployments import Deployment
+    from tgibench.twin.engines import EngineProfile
+    from tgibench.twin.hardware import Instance
+    from tgibench.twin.policy import EngineSettings
+    from tgibench.twin.shapes import ModelShape
+    from tgibench.twin.step_time import StepTimes
 
 __all__ = ["Emulator", "settings_for"]
 
@@ -97,33 +99,3 @@ class Emulator:
             seed=self.seed,
             facts={"server": "tgi", "version": version, "model_id": deployment.model_id, "emulated": "true"},
         )
-
-
-def settings_for(deployment: Deployment, cache_tokens: int | None = None) -> EngineSettings:
-    """The scheduler's settings by the deployment's TGI version, its token limits and the tokens that its memory holds.
-
-    Defaults by version from TGI's launcher: `waiting_served_ratio` 1.2 until 2.0.1 and 0.3 after; prompts of 1,024 and 2,048
-    tokens in all until 1.4, 4,095 and 4,096 after; prefills in chunks from 3.0.
-
-    Raises:
-        DeployError: The memory does not hold one request of the longest length.
-    """
-    version = version_of(deployment)
-    default_total = 2048 if version < (2, 0, 0) else 4096
-    total = deployment.max_total_tokens or default_total
-    default_input = 1024 if version < (2, 0, 0) else total - 1
-    longest = deployment.max_input_tokens or min(default_input, total - 1)
-    if cache_tokens is not None and cache_tokens < total:
-        raise DeployError(
-            f"{deployment.label} has memory for the keys and values of {cache_tokens} tokens, which is less than one request of "
-            f"max_total_tokens={total}; lower max_total_tokens or take a larger machine"
-        )
-    defaults = EngineSettings()
-    return EngineSettings(
-        max_input_tokens=longest,
-        max_total_tokens=total,
-        max_batch_prefill_tokens=max(defaults.max_batch_prefill_tokens, longest + 50),
-        max_batch_total_tokens=cache_tokens or max(defaults.max_batch_total_tokens, total),
-        waiting_served_ratio=1.2 if version < (2, 0, 2) else 0.3,
-        chunked_prefill=version >= (3, 0, 0),
-    )

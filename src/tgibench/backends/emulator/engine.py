@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from tgibench.backends.emulator.scheduler import EngineSettings, Job, Ticket, fitting, tokens_reserved
+from tgibench.backends.emulator.scheduler import Job, Ticket, fitting, tokens_reserved
 from tgibench.errors import TgibenchError
+from tgibench.twin.policy import EngineSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from tgibench.backends.emulator.step_time import StepTimes
+    from tgibench.twin.step_time import StepTimes
 
 __all__ = ["Engine", "EngineCounters", "EngineOverloadedError", "EngineSettings", "Job", "Ticket"]
 

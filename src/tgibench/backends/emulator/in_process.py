@@ -15,11 +15,12 @@ from tgibench.records import Exchange, Failure, FailureKind, ServerTimings, Stam
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from tgibench.backends.emulator.engine import EngineSettings, Ticket
+    from tgibench.backends.emulator.engine import Ticket
     from tgibench.backends.emulator.lengths import OutputLengths
-    from tgibench.backends.emulator.step_time import StepTimes
     from tgibench.endpoints import Timeouts
     from tgibench.requests import GenerationRequest
+    from tgibench.twin.policy import EngineSettings
+    from tgibench.twin.step_time import StepTimes
 
 __all__ = ["EmulatedEndpoint", "count_tokens", "refusal"]
 

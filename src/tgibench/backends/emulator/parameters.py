@@ -12,8 +12,8 @@ from tgibench.backends.emulator.bodies import RequestRefusedError, check_types, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tgibench.backends.emulator.scheduler import EngineSettings
     from tgibench.backends.emulator.wire import TgiVersion
+    from tgibench.twin.policy import EngineSettings
 
 __all__ = ["MAX_STOP_SEQUENCES", "MAX_TOP_N_TOKENS", "Generation", "checked", "native"]
 

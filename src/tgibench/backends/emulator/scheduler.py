@@ -1,4 +1,4 @@
-"""What the engine schedules: its settings, a job and its ticket, and which queued jobs fit into the next prefill."""
+"""What the engine schedules: a job and its ticket, and which queued jobs fit into the next prefill."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import attrs
-from attrs import validators
 
-from tgibench.validators import above_zero, count
+from tgibench.validators import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -16,36 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EngineSettings", "Job", "Ticket", "fitting", "tokens_reserved"]
+    from tgibench.twin.policy import EngineSettings
 
-
-@attrs.frozen(kw_only=True)
-class EngineSettings:
-    """The scheduler's settings, by the names that TGI's launcher gives them; defaults are TGI 1.0.3's.
-
-    Args:
-        max_concurrent_requests: Requests accepted at once, queued ones included; more are refused at once.
-        max_input_tokens: Longest prompt.
-        max_total_tokens: Longest prompt and answer.
-        max_batch_prefill_tokens: Most prompt tokens of one prefill.
-        max_batch_total_tokens: Most tokens, reserved answers included, of all running sequences.
-        waiting_served_ratio: Newcomers wait until there are this many for each running sequence …
-        max_waiting_tokens: … or this many decodes went by.
-        max_batch_size: Most running sequences; None for no limit.
-        chunked_prefill: Whether prompts are prefilled in pieces beside the running sequences (TGI 3).
-        block_tokens: Prompts and answers are rounded up to blocks of so many tokens.
-    """
-
-    max_concurrent_requests: int = attrs.field(default=128, validator=count)
-    max_input_tokens: int = attrs.field(default=1024, validator=count)
-    max_total_tokens: int = attrs.field(default=2048, validator=count)
-    max_batch_prefill_tokens: int = attrs.field(default=4096, validator=count)
-    max_batch_total_tokens: int = attrs.field(default=16_000, validator=count)
-    waiting_served_ratio: float = attrs.field(default=1.2, validator=above_zero)
-    max_waiting_tokens: int = attrs.field(default=20, validator=count)
-    max_batch_size: int | None = attrs.field(default=None, validator=validators.optional(count))
-    chunked_prefill: bool = False
-    block_tokens: int = attrs.field(default=16, validator=count)
+__all__ = ["Job", "Ticket", "fitting", "tokens_reserved"]
 
 
 @attrs.frozen(kw_only=True)

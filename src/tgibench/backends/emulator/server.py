@@ -15,18 +15,18 @@ from tgibench.backends.emulator.bodies import RequestRefusedError
 from tgibench.backends.emulator.server_native import NativeRoutes
 from tgibench.backends.emulator.server_openai import OpenAIRoutes
 from tgibench.backends.emulator.serving import EmulatedServer, ServerOptions
-from tgibench.backends.emulator.step_time import ModelledTimes
 from tgibench.backends.emulator.wire import TgiVersion
 from tgibench.errors import DeployError
+from tgibench.twin.step_time import ModelledTimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aiohttp.typedefs import Middleware
 
-    from tgibench.backends.emulator.scheduler import EngineSettings
-    from tgibench.backends.emulator.step_time import StepTimes
     from tgibench.deployments import Deployment
+    from tgibench.twin.policy import EngineSettings
+    from tgibench.twin.step_time import StepTimes
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

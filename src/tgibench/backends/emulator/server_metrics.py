@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tgibench.backends.emulator.engine import Engine
-    from tgibench.backends.emulator.scheduler import EngineSettings
     from tgibench.backends.emulator.wire import RequestTimes
+    from tgibench.twin.policy import EngineSettings
 
 __all__ = ["Histogram", "ServerMetrics"]
 

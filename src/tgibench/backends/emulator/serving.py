@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
     from tgibench.backends.emulator.lengths import OutputLengths
     from tgibench.backends.emulator.parameters import Generation
-    from tgibench.backends.emulator.scheduler import EngineSettings, Ticket
-    from tgibench.backends.emulator.step_time import StepTimes
+    from tgibench.backends.emulator.scheduler import Ticket
     from tgibench.backends.emulator.wire import TgiVersion
     from tgibench.deployments import Deployment
+    from tgibench.twin.policy import EngineSettings
+    from tgibench.twin.step_time import StepTimes
 
 __all__ = ["EmulatedServer", "Run", "ServerOptions"]
 

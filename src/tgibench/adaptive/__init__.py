@@ -1,0 +1,117 @@
+"""Sweeps that leave out what cannot win: a model says which deployments are worth their dollars, measurements decide."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+from tgibench import sweeps
+from tgibench.adaptive._outcomes import AdaptiveStudy, GoalOutcome, Skipped
+from tgibench.adaptive._plan import Measure, Plan
+from tgibench.adaptive._work import Work
+from tgibench.storage import StudyStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from tgibench.backends import Backend
+    from tgibench.costs import CostModel
+    from tgibench.deployments import Deployment
+    from tgibench.endpoints import Endpoint
+    from tgibench.loads import LoadProfile
+    from tgibench.measurements import Measurement
+    from tgibench.requests import PromptSource
+    from tgibench.twin.performance import PerformanceModel
+    from tgibench.twin.racing import Goal
+
+__all__ = ["AdaptiveStudy", "GoalOutcome", "Measure", "Skipped", "adaptive_sweep"]
+
+
+async def adaptive_sweep(
+    deployments: Iterable[Deployment],
+    loads: Iterable[LoadProfile],
+    goals: Iterable[Goal],
+    model: PerformanceModel,
+    *,
+    backend: Backend,
+    prompts: PromptSource,
+    costs: CostModel,
+    budget_usd: float | None = None,
+    k: float = 2.0,
+    seed: int = 0,
+    store: str | Path | None = None,
+    measure: Measure | None = None,
+    tie_ratio: float = 0.03,
+    repeats: int = 1,
+    deploy_s: float = 600.0,
+    pause_s: float = 30.0,
+    on_measurement: Callable[[Measurement], None] | None = None,
+) -> AdaptiveStudy:
+    """Measure the deployments that could still win a goal, cheapest first, until every goal is decided.
+
+    A deployment is left out of a goal when it would have to be better than predicted by more than `k` standard deviations of the model's
+    errors to beat what was measured already. Each deployment is deployed once. A measurement within `tie_ratio` of the best so far is
+    repeated at once with another seed instead of sweeping more, and the better known mean counts.
+
+    Args:
+        deployments: What could be deployed.
+        loads: The loads of the full grid that `AdaptiveStudy.grid_usd` is about; those of the goals must be among them.
+        goals: What is to be known.
+        model: What predicts. A deployment that it does not know is measured for every goal that it competes in.
+        backend: How to deploy.
+        prompts: What requests say.
+        costs: What things cost: gives the price of an hour, and the figures of goals about dollars.
+        budget_usd: No deployment is started whose expected cost would exceed what is left of it; None for no limit.
+        k: How cautious to be: 2 misses one winner of nine in some 6 of 100 sweeps (docs/accuracy.md), 0 only verifies predicted winners.
+        seed: Of arrivals and prompts.
+        store: Folder to which each cell is written at once; cells that it holds are not measured again.
+        measure: How a load is measured; by default as `tgibench.measure` does.
+        tie_ratio: Figures closer than that are a tie.
+        repeats: How often a tie is measured again.
+        deploy_s: How long a deployment takes to become ready, for the estimates.
+        pause_s: What each load takes beyond its duration, for the estimates.
+        on_measurement: Called with each newly finished cell.
+
+    Raises:
+        InvalidValueError: There is no deployment, load or goal, a goal's load is not among the loads, or nothing competes in a goal.
+        TeardownError: Something that was started could not be stopped; nothing further is started then.
+        UnknownPrice: A price is not known.
+    """
+    plan = Plan(
+        deployments=tuple(deployments),
+        loads=tuple(loads),
+        goals=tuple(goals),
+        model=model,
+        backend=backend,
+        prompts=prompts,
+        costs=costs,
+        k=k,
+        seed=seed,
+        measure=measure or functools.partial(_measured, backend=backend, prompts=prompts),
+        tie_ratio=tie_ratio,
+        repeats=repeats,
+        deploy_s=deploy_s,
+        pause_s=pause_s,
+        on_measurement=on_measurement,
+    )
+    plan.check()
+    work = Work(plan, StudyStore(store) if store is not None else None)
+    try:
+        while (step := work.race.next()) is not None:
+            deployment, goals_of_it = step
+            if budget_usd is not None and work.spent_usd + work.expected_usd(deployment, goals_of_it) > budget_usd:
+                work.out_of_budget.add(deployment)
+                work.race.leave(deployment)
+                continue
+            await work.deploy(deployment, goals_of_it)
+    except asyncio.CancelledError:
+        work.interrupted = True
+    return work.result()
+
+
+async def _measured(
+    deployment: Deployment, endpoint: Endpoint, load: LoadProfile, *, seed: int, backend: Backend, prompts: PromptSource
+) -> Measurement:
+    return await sweeps.measure(deployment, endpoint, load, backend=backend, prompts=prompts, seed=seed)

@@ -1,0 +1,186 @@
+"""Predicts what was not measured: by an instant closed form, or by the emulator's own engine in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import numpy as np
+
+from tgibench import virtual_time
+from tgibench.backends.emulator import Emulator
+from tgibench.backends.emulator.lengths import EarlyStops
+from tgibench.errors import DeployError, InvalidValueError, RunningLoopError
+from tgibench.loads import ClosedLoop
+from tgibench.measurements import DeploymentFailure, Measurement, Study
+from tgibench.metrics import Metrics
+from tgibench.runner import run_load
+from tgibench.twin.asking import PromptTable, Question
+from tgibench.twin.forecasting import (
+    as_predicted,
+    closed_form_measurements,
+    published_throughput_tps,
+    with_model_intervals,
+)
+from tgibench.twin.performance import PerformanceModel
+from tgibench.twin.step_time import TunedOnLine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tgibench.deployments import Deployment
+    from tgibench.loads import LoadProfile
+    from tgibench.records import RequestLog
+    from tgibench.requests import PromptSource
+    from tgibench.twin.step_time import ModelledTimes
+
+__all__ = ["Method", "predict", "predict_study"]
+
+Method = Literal["closed-form", "simulation"]
+
+
+def predict(
+    deployment: Deployment,
+    load: LoadProfile,
+    prompts: PromptSource,
+    *,
+    model: PerformanceModel | None = None,
+    method: Method = "closed-form",
+    seed: int = 0,
+    round_trip_s: float = 0.07,
+    early_stop_ratio: float = 0.06,
+    cold: bool = True,
+) -> Measurement:
+    """What a measurement of this cell would give, each figure PREDICTED with an interval that holds 95 % of measurements.
+
+    The closed form answers at once and knows closed loops only; the simulation runs the emulator's engine under any load and gives
+    whole distributions. docs/accuracy.md says how far both were from measurements. Warnings say where the prediction extrapolates.
+
+    Args:
+        deployment: What would be deployed.
+        load: How it would be loaded.
+        prompts: What requests would say: only their lengths matter.
+        model: What to compute from; by default the one fitted to the 2023 study.
+        method: ``"closed-form"`` or ``"simulation"``.
+        seed: Of arrivals, prompts and answers' lengths.
+        round_trip_s: Network time of a request.
+        early_stop_ratio: Share of answers that end before their limit.
+        cold: Whether the server is fresh, so that GPTQ kernels are tuned while it serves where the engine does that.
+
+    Raises:
+        DeployError: The model or machine is unknown, or the model does not fit it.
+        InvalidValueError: The closed form does not know the load, or the method's name is no method's.
+        RunningLoopError: A simulation was asked for where an event loop runs.
+    """
+    model = model or PerformanceModel()
+    table = _table(prompts, seed, early_stop_ratio)
+    question = Question(deployment=deployment, load=load, prompts=table, round_trip_s=round_trip_s, cold=cold)
+    if method == "closed-form":
+        return closed_form_measurements([question], model, prompts=prompts.identity, seed=seed)[0]
+    if method != "simulation":
+        raise InvalidValueError(f'method must be "closed-form" or "simulation", got {method!r}')
+    times = model.times(deployment)
+    log = _simulated(question, prompts, model, times, seed=seed, early_stop_ratio=early_stop_ratio)
+    users = question.users if isinstance(load, ClosedLoop) else None
+    spread = model.spread_of(deployment, extrapolated=bool(model.beyond(times, users)))
+    metrics = with_model_intervals(Metrics.of(log), spread)
+    if log.concurrency is not None:
+        served_s = float(np.mean((log.queue_s + log.inference_s)[log.succeeded]))
+        shown = published_throughput_tps(log.concurrency, table.longest_output, served_s)
+        metrics = attrs.evolve(metrics, littles_law_throughput_tps=shown)
+    return as_predicted(
+        question, metrics, times, model, prompts=prompts.identity, seed=seed, method=method, users=users
+    )
+
+
+def predict_study(
+    deployments: Iterable[Deployment],
+    loads: Iterable[LoadProfile],
+    prompts: PromptSource,
+    *,
+    model: PerformanceModel | None = None,
+    seed: int = 0,
+    round_trip_s: float = 0.07,
+    early_stop_ratio: float = 0.06,
+    cold: bool = True,
+) -> Study:
+    """Predict every deployment under every load by the closed form: a thousand cells in well under a second.
+
+    What cannot be deployed (unknown, or too large for its machine) becomes a `DeploymentFailure` as in a sweep.
+
+    Raises:
+        InvalidValueError: A load is no closed loop.
+    """
+    model = model or PerformanceModel()
+    table = _table(prompts, seed, early_stop_ratio)
+    loads = tuple(loads)
+    questions: list[Question] = []
+    failures = []
+    for deployment in deployments:
+        try:
+            model.policy(deployment, model.times(deployment))
+        except DeployError as error:
+            failures.append(DeploymentFailure(deployment, str(error)))
+            continue
+        questions += [
+            Question(deployment=deployment, load=load, prompts=table, round_trip_s=round_trip_s, cold=cold)
+            for load in loads
+        ]
+    measurements = closed_form_measurements(questions, model, prompts=prompts.identity, seed=seed)
+    return Study(tuple(measurements), tuple(failures))
+
+
+def _table(prompts: PromptSource, seed: int, early_stop_ratio: float) -> PromptTable:
+    return _tables(prompts.identity, seed, early_stop_ratio, _Unhashed(prompts))
+
+
+@attrs.frozen(eq=False)
+class _Unhashed:
+    """A prompt source beside its identity, which is what the cache goes by."""
+
+    prompts: PromptSource
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unhashed)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@functools.lru_cache(maxsize=32)
+def _tables(identity: str, seed: int, early_stop_ratio: float, source: _Unhashed) -> PromptTable:
+    del identity
+    return PromptTable.of(source.prompts, seed=seed, early_stop_ratio=early_stop_ratio)
+
+
+def _simulated(
+    question: Question,
+    prompts: PromptSource,
+    model: PerformanceModel,
+    times: ModelledTimes,
+    *,
+    seed: int,
+    early_stop_ratio: float,
+) -> RequestLog:
+    """Run the load on the emulator's engine in virtual time."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RunningLoopError(
+            "an event loop is running here: write `await asyncio.to_thread(tgibench.predict, ...)` for a simulation"
+        )
+    profile = times.profile
+    tuned = question.cold and times.gptq and (profile.tuning_s or profile.compile_s)
+    emulator = Emulator(
+        step_times=TunedOnLine(times, profile.tuning_s, profile.compile_s) if tuned else times,
+        settings=model.policy(question.deployment, times),
+        lengths=EarlyStops(early_stop_ratio),
+        round_trip_s=question.round_trip_s,
+        seed=seed,
+    )
+    endpoint = emulator.endpoint(question.deployment)
+    return virtual_time.run(run_load(endpoint, question.load, prompts, seed=seed))

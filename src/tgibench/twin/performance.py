@@ -1,0 +1,211 @@
+"""`PerformanceModel`: everything that predictions are computed from, as one value; and the range in which it was fitted."""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tgibench.errors import DeployError
+from tgibench.twin.engines import EAGER, profile_of
+from tgibench.twin.hardware import INSTANCES
+from tgibench.twin.policy import settings_for
+from tgibench.twin.shapes import MODELS, find_model
+from tgibench.twin.step_time import ModelledTimes
+from tgibench.validators import above_zero
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tgibench.deployments import Deployment
+    from tgibench.twin.engines import EngineProfile
+    from tgibench.twin.hardware import Instance
+    from tgibench.twin.policy import EngineSettings
+    from tgibench.twin.shapes import ModelShape
+
+__all__ = ["Calibration", "FittedRange", "PerformanceModel", "Spread"]
+
+
+def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(mapping))
+
+
+@attrs.frozen(kw_only=True)
+class Spread:
+    """How far measurements lie from predictions: standard deviations of the logarithm of measured / predicted.
+
+    Args:
+        time_per_token: Of times per token.
+        throughput: Of tokens per second.
+    """
+
+    time_per_token: float = attrs.field(validator=above_zero)
+    throughput: float = attrs.field(validator=above_zero)
+
+
+@attrs.frozen(kw_only=True)
+class FittedRange:
+    """What the parameters were fitted to: beyond it a prediction extrapolates.
+
+    Args:
+        gpus: Names of accelerators.
+        links: Names of the links between them; links that are known do not count.
+        hosts: Kinds of machines' CPUs.
+        engines: Names of engine profiles.
+        quantizations: ``"fp16"``, ``"gptq"``.
+        users: The fewest and the most users of a replica.
+        rows: Number of measurements.
+    """
+
+    gpus: frozenset[str]
+    links: frozenset[str]
+    hosts: frozenset[str]
+    engines: frozenset[str]
+    quantizations: frozenset[str]
+    users: tuple[float, float]
+    rows: int
+
+
+@attrs.frozen(kw_only=True)
+class Calibration:
+    """What measurements of one deployment say of it beyond the shared parameters.
+
+    Args:
+        decode_factor: Time of a decode, relative to the model.
+        prefill_factor: Time of a prefill, relative to the model.
+        decode_deviation: Standard deviation of the first's logarithm.
+        prefill_deviation: Of the second's.
+        users: The loads that were measured.
+        spread: Of predictions after calibration.
+    """
+
+    decode_factor: float = attrs.field(validator=above_zero)
+    prefill_factor: float = attrs.field(validator=above_zero)
+    decode_deviation: float
+    prefill_deviation: float
+    users: tuple[float, ...]
+    spread: Spread
+
+
+# Rough: what leaving out a whole kind of machine does to predictions of the 2023 study (p90 errors of 40 to 50 %).
+_EXTRAPOLATION = 0.3
+_STUDY_RANGE = FittedRange(
+    gpus=frozenset({"A10G", "A100-40GB"}),
+    links=frozenset({"none", "pcie-4", "pcie-8"}),
+    hosts=frozenset({"g5", "p4d"}),
+    engines=frozenset({EAGER.name}),
+    quantizations=frozenset({"fp16", "gptq"}),
+    users=(1.0, 20.0),
+    rows=56,
+)
+# Of deployments left out of the fit in turn: p90 errors of 16 and 13 % (docs/accuracy.md), over the normal's 1.645.
+_STUDY_SPREAD = Spread(time_per_token=0.10, throughput=0.08)
+
+
+@attrs.frozen(kw_only=True)
+class PerformanceModel:
+    """What predictions are computed from: machines, shapes and engines by name, and what fits and calibrations found.
+
+    The default is fitted to the 2023 study (TGI 1.0.3). Add machines and models of your own with `with_instance` and `with_shape`.
+
+    Args:
+        engine: The profile of every deployment's engine; None for the one that server and version imply.
+        engines: Profiles that a fit put in place of the built-in ones, by name.
+        instances: Machines by name.
+        shapes: Model shapes by name.
+        settings: The scheduler's, of every deployment; None for those that server and version imply.
+        calibrations: By the deployment's label.
+        spread: Of a deployment that was not measured.
+        fitted: The range of the fit.
+        uncertainty: Standard deviation of the logarithm of each fitted parameter, by name.
+    """
+
+    engine: EngineProfile | None = None
+    engines: Mapping[str, EngineProfile] = attrs.field(factory=dict, converter=_frozen)
+    instances: Mapping[str, Instance] = attrs.field(factory=lambda: INSTANCES, converter=_frozen)
+    shapes: Mapping[str, ModelShape] = attrs.field(factory=lambda: MODELS, converter=_frozen)
+    settings: EngineSettings | None = None
+    calibrations: Mapping[str, Calibration] = attrs.field(factory=dict, converter=_frozen)
+    spread: Spread = _STUDY_SPREAD
+    fitted: FittedRange = _STUDY_RANGE
+    uncertainty: Mapping[str, float] = attrs.field(factory=dict, converter=_frozen)
+
+    def with_instance(self, *instances: Instance) -> PerformanceModel:
+        """The same with further machines, or other figures for known ones."""
+        return attrs.evolve(self, instances={**self.instances, **{each.name: each for each in instances}})
+
+    def with_shape(self, *shapes: ModelShape) -> PerformanceModel:
+        """The same with further model shapes."""
+        return attrs.evolve(self, shapes={**self.shapes, **{each.name: each for each in shapes}})
+
+    def with_calibration(self, deployment: Deployment, calibration: Calibration) -> PerformanceModel:
+        """The same with what was found of a deployment."""
+        return attrs.evolve(self, calibrations={**self.calibrations, deployment.label: calibration})
+
+    def times(self, deployment: Deployment) -> ModelledTimes:
+        """A deployment's step times, calibrated where it was.
+
+        Raises:
+            DeployError: The model or instance type is unknown, has too few accelerators or too little memory.
+        """
+        implied = profile_of(deployment)
+        times = ModelledTimes.of(
+            deployment,
+            model=find_model(deployment.model_id, self.shapes),
+            instance=self.instances.get(deployment.instance_type),
+            profile=self.engine or self.engines.get(implied.name, implied),
+        )
+        found = self.calibrations.get(deployment.label)
+        if found is None:
+            return times
+        return attrs.evolve(times, decode_factor=found.decode_factor, prefill_factor=found.prefill_factor)
+
+    def policy(self, deployment: Deployment, times: ModelledTimes) -> EngineSettings:
+        """How the deployment's engine schedules.
+
+        Raises:
+            DeployError: The memory does not hold one request of the longest length.
+        """
+        return self.settings or settings_for(deployment, times.cache_tokens)
+
+    def spread_of(self, deployment: Deployment, *, extrapolated: bool = False) -> Spread:
+        """How far a measurement of the deployment may lie from its prediction; wider where that leaves the range of the fit."""
+        found = self.calibrations.get(deployment.label)
+        spread = self.spread if found is None else found.spread
+        if not extrapolated or found is not None:
+            return spread
+        return Spread(
+            time_per_token=math.hypot(spread.time_per_token, _EXTRAPOLATION),
+            throughput=math.hypot(spread.throughput, _EXTRAPOLATION),
+        )
+
+    def beyond(self, times: ModelledTimes, users: float | None) -> tuple[str, ...]:
+        """In plain sentences, where a prediction leaves the range of the fit."""
+        fitted, instance = self.fitted, times.instance
+        shared = times.tensor_parallel > 1 and not instance.link.known
+        checks = (
+            ("accelerator", instance.gpu.name, fitted.gpus, True),
+            ("link between accelerators", instance.link.name, fitted.links, shared),
+            ("host", instance.host, fitted.hosts, True),
+            ("engine", times.profile.name, fitted.engines, True),
+            ("precision", "gptq" if times.gptq else "fp16", fitted.quantizations, True),
+        )
+        sentences = [
+            f"extrapolated: the {kind} {name!r} was not among those that the model was fitted to ({', '.join(sorted(known))})"
+            for kind, name, known, counts in checks
+            if counts and name not in known
+        ]
+        low, high = fitted.users
+        if users is not None and not low <= users <= high:
+            sentences.append(f"extrapolated: {users:g} users on a replica, fitted to {low:g} to {high:g}")
+        return tuple(sentences)
+
+    def known(self, deployment: Deployment) -> bool:
+        """Whether the deployment can be predicted: model and machine are known, and it fits."""
+        try:
+            self.policy(deployment, self.times(deployment))
+        except DeployError:
+            return False
+        return True

@@ -1,0 +1,190 @@
+"""Adaptive sweeps: what is measured, what is left out and why, and that nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+
+import tgibench as tb
+
+LOAD, HIGH = tb.ClosedLoop(1, duration_s=20), tb.ClosedLoop(10, duration_s=20)
+PROMPTS = tb.PromptLengths(input_tokens=(100, 300), max_new_tokens=20)
+COSTS = tb.InstanceHours(tb.PriceTable.builtin(as_of="2023-09"))
+SEVEN = [
+    tb.Deployment("meta-llama/Llama-2-7b-hf", machine, tensor_parallel=shards, server_version="1.0.3")
+    for machine, shards in (("ml.g5.2xlarge", 1), ("ml.g5.12xlarge", 4), ("ml.g5.48xlarge", 8), ("ml.p4d.24xlarge", 8))
+]
+CHEAPEST = tb.Goal.cheapest(HIGH)
+MODEL = tb.PerformanceModel()
+
+
+@attrs.define(slots=False)
+class Machines:
+    """The emulator, some minutes after the order; remembers what it started and stopped; `broken` ones cannot be deployed."""
+
+    broken: tuple = ()
+    slow: str = ""
+    started: list = attrs.field(factory=list)
+    stopped: list = attrs.field(factory=list)
+    name = "machines"
+    source = tb.Source.EMULATED
+
+    @asynccontextmanager
+    async def deploy(self, deployment):
+        await asyncio.sleep(300)
+        if deployment.instance_type in self.broken:
+            raise tb.DeployError(f"no capacity for {deployment.instance_type}")
+        self.started.append(deployment.instance_type)
+        try:
+            yield tb.Emulator().endpoint(deployment)
+        finally:
+            self.stopped.append(deployment.instance_type)
+
+
+def sweep(backend=None, goals=(CHEAPEST,), deployments=SEVEN, loads=(LOAD, HIGH), **options):
+    """An adaptive sweep in virtual time."""
+    return tb.virtual_time.run(
+        tb.adaptive_sweep(
+            deployments, loads, goals, MODEL, backend=backend or Machines(), prompts=PROMPTS, costs=COSTS, **options
+        )
+    )
+
+
+def test_only_what_could_win_is_deployed_and_measured():
+    """The cheapest at 10 users is the small machine; the others are left out by the model's margin, and the reasons say so."""
+    backend = Machines()
+    found = sweep(backend)
+    assert backend.started == backend.stopped == ["ml.g5.2xlarge"]
+    assert [cell.load for cell in found.study] == [HIGH]
+    (outcome,) = found.outcomes
+    assert outcome.winner.deployment == SEVEN[0]
+    assert outcome.decided
+    assert outcome.confidence > 0.95
+    assert [skipped.deployment for skipped in outcome.skipped] == SEVEN[1:]
+    assert all("worse than the winner" in skipped.reason for skipped in outcome.skipped)
+    assert "cheapest: Llama-2-7b-hf @ ml.g5.2xlarge under 10 users" in outcome.sentence
+
+
+def test_dollars_are_those_of_the_time_that_machines_were_held():
+    """Five minutes and a run of a g5.2xlarge; the grid's are all four machines' under both loads."""
+    found = sweep(deploy_s=300, pause_s=0)
+    seconds = 3600 * found.spent_usd / 1.515
+    assert 320 < seconds < 325
+    assert found.grid_usd == pytest.approx((1.515 + 7.09 + 20.36 + 37.688) * 340 / 3600)
+    assert found.saved_usd == found.grid_usd - found.spent_usd
+
+
+def test_the_winners_are_those_of_the_whole_grid():
+    """For three goals the outcome is what measuring everything gives."""
+    goals = [CHEAPEST, tb.Goal.fastest(LOAD), tb.Goal.highest_throughput(HIGH)]
+    found = sweep(goals=goals, repeats=0)
+    grid = tb.virtual_time.run(tb.sweep(SEVEN, [LOAD, HIGH], backend=Machines(), prompts=PROMPTS))
+    at = {(cell.deployment, cell.load): cell for cell in grid}
+    truth = [
+        min(SEVEN, key=lambda d: COSTS.cost(at[d, HIGH]).usd_per_million_output_tokens.value),
+        min(SEVEN, key=lambda d: at[d, LOAD].metrics.normalized_latency_s.p50),
+        max(SEVEN, key=lambda d: at[d, HIGH].metrics.output_throughput_tps.value),
+    ]
+    assert [outcome.winner.deployment for outcome in found.outcomes] == truth
+    assert len(found.study) < len(grid)
+
+
+def test_a_deployment_that_the_model_does_not_know_is_measured():
+    """Only a measurement can rule it out; one that does not fit its machine becomes a failure."""
+    unknown = tb.Deployment("somebody/else-7b", "ml.g5.2xlarge", server_version="1.0.3")
+    backend = Machines()
+
+    async def measure(deployment, endpoint, load, *, seed):
+        known = attrs.evolve(deployment, model_id=SEVEN[0].model_id)
+        cell = await tb.measure(known, tb.Emulator().endpoint(known), load, backend=backend, prompts=PROMPTS, seed=seed)
+        return attrs.evolve(cell, deployment=deployment)
+
+    backend.deploy = lambda deployment: Machines.deploy(backend, attrs.evolve(deployment, model_id=SEVEN[0].model_id))
+    found = sweep(backend, deployments=[SEVEN[0], unknown], measure=measure, repeats=0)
+    assert {cell.deployment for cell in found.study} == {SEVEN[0], unknown}
+
+
+def test_a_tie_is_measured_again_at_once():
+    """Two deployments alike: the second is run twice more with other seeds while it stands, and the outcome names the tie."""
+    twin = attrs.evolve(SEVEN[0], revision="same")
+    backend = Machines()
+    found = sweep(backend, deployments=[SEVEN[0], twin], repeats=2, tie_ratio=0.1)
+    assert backend.started == ["ml.g5.2xlarge", "ml.g5.2xlarge"]
+    assert [cell.provenance.seed for cell in found.study] == [0, 0, 1, 2]
+    assert len(found.outcomes[0].tied) == 1
+    assert ", tied with " in found.outcomes[0].sentence
+
+
+def test_a_budget_is_kept():
+    """What would exceed it is not started, and the goal says that it is not decided."""
+    goal = tb.Goal.highest_throughput(HIGH)
+    backend = Machines()
+    found = sweep(backend, goals=[goal], budget_usd=2.0)
+    assert "ml.p4d.24xlarge" not in backend.started
+    assert found.spent_usd <= 2.0
+    (outcome,) = found.outcomes
+    assert not outcome.decided
+    assert "the budget did not reach" in {skipped.reason for skipped in outcome.skipped}
+
+
+def test_a_deployment_that_fails_does_not_lose_the_rest():
+    """It becomes a failure and the reason for which the goal did without it; the next best is measured."""
+    backend = Machines(broken=("ml.g5.2xlarge",))
+    found = sweep(backend)
+    assert [failure.message for failure in found.study.failures] == ["no capacity for ml.g5.2xlarge"]
+    assert found.outcomes[0].winner.deployment == SEVEN[1]
+    assert any("could not be deployed" in skipped.reason for skipped in found.outcomes[0].skipped)
+    assert found.spent_usd > 1.515 * 300 / 3600
+
+
+def test_a_second_sweep_over_a_store_measures_nothing_again(tmp_path):
+    """Finished cells come from the store; the outcome is the same and nothing is spent."""
+    goals = [CHEAPEST, tb.Goal.fastest(LOAD)]
+    first = sweep(goals=goals, store=tmp_path)
+    backend = Machines()
+    second = sweep(backend, goals=goals, store=tmp_path)
+    assert backend.started == []
+    assert second.spent_usd == 0
+    assert [o.winner.deployment for o in second.outcomes] == [o.winner.deployment for o in first.outcomes]
+
+
+def test_ctrl_c_returns_what_is_finished_and_stops_what_was_started():
+    """Cancelled during the second deployment's load: the first cell is returned, the half-measured one is not."""
+
+    async def cancelled():
+        backend = Machines()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(
+                tb.adaptive_sweep(
+                    SEVEN, [LOAD], [tb.Goal.fastest(LOAD)], MODEL, backend=backend, prompts=PROMPTS, costs=COSTS, k=9
+                )
+            )
+            await asyncio.sleep(300 + 20 + 300 + 8)
+            task.cancel()
+            return await task, backend
+
+    found, backend = tb.virtual_time.run(cancelled())
+    assert found.study.interrupted
+    assert len(found.study) == 1
+    assert len(backend.started) == 2
+    assert backend.started == backend.stopped
+    assert not found.outcomes[0].decided
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deployments": []}, "at least one deployment, load and goal, got 0, 2 and 1"),
+        ({"loads": [LOAD]}, "load '10 users' of goal 'cheapest' is not among the loads"),
+        ({"goals": [tb.Goal.cheapest(LOAD, among=lambda _: False)]}, "no deployment competes in goal 'cheapest'"),
+    ],
+)
+def test_what_cannot_be_decided_is_refused(options, message):
+    """One clear error, before anything is started."""
+    backend = Machines()
+    with pytest.raises(tb.InvalidValueError, match=message):
+        sweep(backend, **options)
+    assert backend.started == []

@@ -1,0 +1,225 @@
+"""Fitting and calibrating: parameters come back from rows that were made with them, and unseen deployments are predicted."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import attrs
+import pytest
+
+import tgibench as tb
+from tgibench.twin.engines import EAGER
+
+pytest.importorskip("scipy")
+
+LENGTHS = tb.PromptLengths(input_tokens=(40, 300, 120, 700, 90, 210, 33), max_new_tokens=40)
+TRUE_ENGINE = attrs.evolve(
+    EAGER,
+    name="their engine",
+    launch_s_per_layer=0.30e-3,
+    request_s=0.10e-3,
+    step_s=0.8e-3,
+    memory_efficiency=0.68,
+    compute_efficiency=0.55,
+)
+WIRE = tb.Link(20e-6, 12.0, name="wire", known=False)
+CARDS = {"V": tb.Gpu("V", 32, 900, 125), "W": tb.Gpu("W", 80, 2000, 300)}
+SHAPES = [
+    tb.ModelShape(name="their-7b", parameters=6.7e9, layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32),
+    tb.ModelShape(name="their-13b", parameters=13e9, layers=40, hidden=5120, intermediate=13824, heads=40, kv_heads=40),
+]
+
+
+def laboratory(engine, link=WIRE):
+    """A laboratory's machines and models under an engine."""
+    machines = [
+        tb.Instance(name=f"{name} x {number}", gpu=card, gpus=number, link=link, host="their host")
+        for name, card in CARDS.items()
+        for number in (1, 2, 4)
+    ]
+    return tb.PerformanceModel(engine=engine).with_shape(*SHAPES).with_instance(*machines)
+
+
+DEPLOYMENTS = [
+    tb.Deployment(shape.name, f"{card} x {number}", tensor_parallel=number, server="theirs")
+    for shape in SHAPES
+    for card in CARDS
+    for number in (1, 2, 4)
+    if (shape.name, card, number) != ("their-13b", "V", 1)
+]
+
+
+@functools.cache
+def rows():
+    """Plain rows of their measurements: what the emulated engine gives with the true parameters."""
+    truth = laboratory(TRUE_ENGINE)
+    found = []
+    for deployment in DEPLOYMENTS:
+        for users in (1, 4, 12):
+            load = tb.ClosedLoop(users, duration_s=40)
+            metrics = tb.predict(deployment, load, LENGTHS, model=truth, method="simulation").metrics
+            found.append(
+                tb.measurement_of_row(
+                    deployment,
+                    load,
+                    LENGTHS,
+                    tpot_s=metrics.tpot_s.p50,
+                    output_throughput_tps=metrics.output_throughput_tps.value,
+                    requests=metrics.counts["succeeded"],
+                )
+            )
+    return found
+
+
+def ignorant():
+    """What is known before the fit: the machines, but neither their engine nor their link."""
+    return laboratory(
+        attrs.evolve(EAGER, name="their engine"), attrs.evolve(WIRE, start_up_s=60e-6, bandwidth_gb_per_s=4.0)
+    )
+
+
+@functools.cache
+def fitted():
+    return tb.fit(rows(), LENGTHS, model=ignorant())
+
+
+def test_parameters_come_back_from_another_laboratory_s_rows():
+    """Of 11 deployments' rows: what the rows tell comes back to 10 %, within three of its own standard deviations or so."""
+    model = fitted()
+    for name, truth in (("launch_s_per_layer", 0.30e-3), ("memory_efficiency", 0.68), ("compute_efficiency", 0.55)):
+        assert getattr(model.engine, name) == pytest.approx(truth, rel=0.10), name
+    link = model.instances["W x 4"].link
+    assert link.bandwidth_gb_per_s == pytest.approx(12.0, rel=0.2)
+    assert model.uncertainty["launch_s_per_layer"] < 0.1
+    assert model.uncertainty["step_s"] > model.uncertainty["launch_s_per_layer"]
+    assert model.spread.time_per_token < 0.1
+
+
+def test_a_deployment_that_was_left_out_is_predicted():
+    """From the rows of all others, each row of an unseen deployment to 10 %."""
+    unseen = DEPLOYMENTS[4]
+    model = tb.fit([row for row in rows() if row.deployment != unseen], LENGTHS, model=ignorant())
+    for row in rows():
+        if row.deployment == unseen:
+            guess = tb.predict(unseen, row.load, LENGTHS, model=model).metrics
+            assert guess.tpot_s.p50 == pytest.approx(row.metrics.tpot_s.p50, rel=0.1)
+            assert guess.output_throughput_tps.value == pytest.approx(row.metrics.output_throughput_tps.value, rel=0.1)
+
+
+def test_a_fit_knows_its_range():
+    """What the rows had is no extrapolation, what they had not is."""
+    model = fitted()
+    assert model.fitted.rows == 33
+    assert tb.predict(DEPLOYMENTS[0], tb.ClosedLoop(6, duration_s=40), LENGTHS, model=model).warnings == ()
+    beyond = tb.predict(DEPLOYMENTS[0], tb.ClosedLoop(30, duration_s=40), LENGTHS, model=model)
+    assert "fitted to 1 to 12" in beyond.warnings[0]
+
+
+def test_prompts_may_be_given_by_row():
+    """A mapping by identity is the same as the one source; a missing one is named."""
+    by_row = tb.fit(rows(), {LENGTHS.identity: LENGTHS}, model=ignorant())
+    assert by_row.engine == fitted().engine
+    with pytest.raises(tb.InvalidValueError, match="prompts must hold the source of 'lengths:"):
+        tb.fit(rows(), {"other": LENGTHS}, model=ignorant())
+
+
+def test_one_wild_row_does_not_carry_the_fit_away():
+    """A bad host among the rows moves the launch cost by less than 10 %."""
+    wild = [
+        attrs.evolve(row, metrics=slower(row.metrics, 3.0)) if index == 5 else row for index, row in enumerate(rows())
+    ]
+    model = tb.fit(wild, LENGTHS, model=ignorant())
+    assert model.engine.launch_s_per_layer == pytest.approx(0.30e-3, rel=0.1)
+
+
+def slower(metrics, factor):
+    """The same, with times multiplied and throughput divided."""
+    time = attrs.evolve(metrics.tpot_s, p50=metrics.tpot_s.p50 * factor)
+    rate = attrs.evolve(metrics.output_throughput_tps, value=metrics.output_throughput_tps.value / factor)
+    return attrs.evolve(metrics, tpot_s=time, output_throughput_tps=rate)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (list, "at least one row, got none"),
+        (lambda: rows()[:2], "needs more figures than that, got 4 from 2 measurements"),
+        (lambda: [attrs.evolve(rows()[0], load=tb.PoissonArrivals(1.0, duration_s=9))], "closed form knows ClosedLoop"),
+    ],
+)
+def test_rows_that_cannot_carry_a_fit_are_refused(chosen, message):
+    """The message says how many there are and what to do."""
+    with pytest.raises(tb.InvalidValueError, match=message):
+        tb.fit(chosen(), LENGTHS, model=ignorant())
+
+
+def test_a_row_of_no_figure_is_refused():
+    """Neither a time nor a throughput is nothing to fit to."""
+    with pytest.raises(tb.InvalidValueError, match="gives no figure"):
+        tb.measurement_of_row(DEPLOYMENTS[0], tb.ClosedLoop(1, requests=4), LENGTHS)
+
+
+def test_two_engines_are_not_fitted_as_one():
+    """The rows must be of one generation."""
+    model = attrs.evolve(ignorant(), engine=None)
+    mixed = [
+        attrs.evolve(row, deployment=attrs.evolve(row.deployment, server="tgi", server_version=version))
+        for row, version in zip(rows(), ["1.0.3", "3.3.5"] * 20, strict=False)
+    ]
+    with pytest.raises(tb.InvalidValueError, match="one engine at a time, got cuda-graphs, eager"):
+        tb.fit(mixed, LENGTHS, model=model)
+
+
+def measured(deployment, users, decode=1.0, prefill=1.0):
+    """A row of a deployment whose steps take longer than the model's by factors."""
+    model = fitted()
+    found = tb.calibrate(model, [row for row in rows() if row.deployment == deployment], LENGTHS)
+    calibration = attrs.evolve(found.calibration, decode_factor=decode, prefill_factor=prefill)
+    load = tb.ClosedLoop(users, duration_s=40)
+    metrics = tb.predict(deployment, load, LENGTHS, model=model.with_calibration(deployment, calibration)).metrics
+    rate = metrics.output_throughput_tps.value
+    return tb.measurement_of_row(deployment, load, LENGTHS, tpot_s=metrics.tpot_s.p50, output_throughput_tps=rate)
+
+
+def test_calibration_finds_both_factors():
+    """From the lowest and the highest load, factors of 1.2 and 0.85 come back to a few percent; a load between is then predicted."""
+    deployment = DEPLOYMENTS[5]
+    ends = [measured(deployment, users, 1.2, 0.85) for users in (1, 12)]
+    found = tb.calibrate(fitted(), ends, LENGTHS, prior_deviation=1.0)
+    assert found.calibration.decode_factor == pytest.approx(1.2, rel=0.05)
+    assert found.calibration.prefill_factor == pytest.approx(0.85, rel=0.08)
+    assert found.warnings == ()
+    between = measured(deployment, 4, 1.2, 0.85).metrics.tpot_s.p50
+    assert tb.predict(
+        deployment, tb.ClosedLoop(4, duration_s=40), LENGTHS, model=found.model
+    ).metrics.tpot_s.p50 == pytest.approx(between, rel=0.04)
+
+
+def test_a_bad_host_is_flagged():
+    """Steps twice as long as the model's are no calibration but a fault."""
+    deployment = DEPLOYMENTS[5]
+    found = tb.calibrate(fitted(), [measured(deployment, users, 2.0, 2.0) for users in (1, 12)], LENGTHS)
+    assert any(warning.startswith("bad host? decodes") for warning in found.warnings)
+
+
+def test_one_load_says_that_more_is_needed_and_which():
+    """With one user alone prefills are hardly known: a high load is to be measured next."""
+    found = tb.calibrate(fitted(), [measured(DEPLOYMENTS[5], 1)], LENGTHS)
+    assert any("one load only" in warning for warning in found.warnings)
+    assert found.measure_next.concurrency >= 10
+    assert found.calibration.prefill_deviation > found.calibration.decode_deviation
+
+
+def test_calibration_is_of_one_deployment():
+    """Two are refused by name."""
+    with pytest.raises(tb.InvalidValueError, match="one deployment at a time, got their-13b"):
+        tb.calibrate(fitted(), rows(), LENGTHS)
+
+
+def test_both_methods_predict_the_same_once_calibrated_with_the_simulation():
+    """Calibrated by simulation, the simulation meets the measured point to 3 %."""
+    row = rows()[7]
+    found = tb.calibrate(fitted(), [row], LENGTHS, method="simulation")
+    again = tb.predict(row.deployment, row.load, LENGTHS, model=found.model, method="simulation").metrics
+    assert math.isclose(again.tpot_s.p50, row.metrics.tpot_s.p50, rel_tol=0.03)

@@ -1,0 +1,203 @@
+"""Predictions: what the closed form and the simulation give, and what they warn of."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+import pytest
+
+import tgibench as tb
+from tgibench.twin.engines import EAGER
+from tgibench.twin.hardware import INSTANCES
+from tgibench.twin.step_time import TunedOnLine, step_costs
+
+SEVEN = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")
+THIRTEEN = tb.Deployment("meta-llama/Llama-2-13b-hf", "ml.g5.12xlarge", tensor_parallel=4, server_version="1.0.3")
+PROMPTS = tb.study_prompts()
+
+
+def users(number, **options):
+    return tb.ClosedLoop(number, **(options or {"duration_s": 90}))
+
+
+def both(deployment, load, **options):
+    """The same cell by both methods."""
+    return [tb.predict(deployment, load, PROMPTS, method=method, **options) for method in ("closed-form", "simulation")]
+
+
+@pytest.mark.parametrize("deployment", [SEVEN, THIRTEEN], ids=lambda deployment: deployment.label)
+@pytest.mark.parametrize("number", [1, 5, 20])
+def test_the_closed_form_agrees_with_the_simulation(deployment, number):
+    """Of fp16 under TGI 1.0.3, times per token and throughputs are within 8 %."""
+    closed, simulated = both(deployment, users(number))
+    for figure in ("server_time_per_token_s", "tpot_s"):
+        ours, theirs = (getattr(cell.metrics, figure).p50 for cell in (closed, simulated))
+        assert ours == pytest.approx(theirs, rel=0.08), figure
+    assert closed.metrics.output_throughput_tps.value == pytest.approx(
+        simulated.metrics.output_throughput_tps.value, rel=0.08
+    )
+
+
+def test_a_newer_scheduler_is_known_to_both():
+    """Of TGI 3, which prefills beside running sequences, they are within 15 %."""
+    closed, simulated = both(attrs.evolve(SEVEN, server_version="3.3.5"), users(10))
+    assert closed.metrics.output_throughput_tps.value == pytest.approx(
+        simulated.metrics.output_throughput_tps.value, rel=0.15
+    )
+
+
+def test_a_fresh_gptq_server_loses_time_to_tuning():
+    """Under both methods a cold server serves fewer tokens than a warm one, by a tenth and more."""
+    gptq = tb.Deployment("TheBloke/Llama-2-13B-GPTQ", "ml.g5.2xlarge", quantization="gptq", server_version="1.0.3")
+    cold, warm = both(gptq, users(5)), both(gptq, users(5), cold=False)
+    for ours, theirs in zip(cold, warm, strict=True):
+        assert ours.metrics.output_throughput_tps.value < 0.9 * theirs.metrics.output_throughput_tps.value
+
+
+def test_every_figure_is_predicted_and_has_an_interval_around_it():
+    """Source and provenance say how it was come by; each interval holds its figure."""
+    for cell in both(SEVEN, users(5)):
+        assert cell.source is tb.Source.PREDICTED
+        assert cell.provenance.backend == "predicted"
+        rate, time = cell.metrics.output_throughput_tps, cell.metrics.server_time_per_token_s
+        assert rate.interval[0] < rate.value < rate.interval[1]
+        low, high = time.intervals["p50"]
+        assert low < time.p50 < high
+        assert cell.warnings == ()
+    assert [cell.provenance.facts["method"] for cell in both(SEVEN, users(1))] == ["closed-form", "simulation"]
+
+
+def test_little_s_law_holds_within_a_prediction():
+    """Requests in flight are the rate times the latency."""
+    metrics = tb.predict(SEVEN, users(10), PROMPTS).metrics
+    assert metrics.request_throughput_rps.value * metrics.latency_s.mean == pytest.approx(10)
+
+
+def test_replicas_share_the_users():
+    """Two replicas with twice the users double the throughput and leave the times as they are."""
+    one = tb.predict(SEVEN, users(5), PROMPTS).metrics
+    two = tb.predict(attrs.evolve(SEVEN, replicas=2), users(10), PROMPTS).metrics
+    assert two.output_throughput_tps.value == pytest.approx(2 * one.output_throughput_tps.value)
+    assert two.tpot_s.p50 == pytest.approx(one.tpot_s.p50)
+
+
+def test_what_lies_beyond_the_fit_is_said_and_its_interval_is_wider():
+    """An accelerator, an engine or a load that no row had."""
+    within = tb.predict(SEVEN, users(5), PROMPTS)
+    machine = tb.predict(attrs.evolve(SEVEN, instance_type="ml.g6.2xlarge"), users(5), PROMPTS)
+    engine = tb.predict(attrs.evolve(SEVEN, server_version="3.3.5"), users(5), PROMPTS)
+    load = tb.predict(SEVEN, users(40), PROMPTS)
+    assert any("accelerator 'L4'" in warning for warning in machine.warnings)
+    assert any("engine 'cuda-graphs'" in warning for warning in engine.warnings)
+    assert load.warnings == ("extrapolated: 40 users on a replica, fitted to 1 to 20",)
+    for cell in (machine, engine, load):
+        low, high = cell.metrics.output_throughput_tps.interval
+        ordinary = within.metrics.output_throughput_tps.interval
+        assert high / low > ordinary[1] / ordinary[0]
+
+
+def test_a_full_cache_is_said_and_costs_throughput():
+    """Where the keys and values of few requests fit, the others wait."""
+    small = tb.ModelShape(
+        name="wide-cache", parameters=6.7e9, layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32
+    )
+    card = tb.Gpu("A10G", 17.8, 600, 70)
+    model = tb.PerformanceModel().with_shape(small).with_instance(tb.Instance(name="box", gpu=card, host="g5"))
+    deployment = tb.Deployment("wide-cache", "box", server_version="1.0.3")
+    prompts = tb.PromptLengths(input_tokens=(900,), max_new_tokens=50)
+    cell = tb.predict(deployment, users(20), prompts, model=model)
+    few = tb.predict(deployment, users(4), prompts, model=model)
+    assert any("the KV cache has room for" in warning for warning in cell.warnings)
+    assert cell.metrics.output_throughput_tps.value < 1.3 * few.metrics.output_throughput_tps.value
+
+
+def test_objects_of_ones_own_need_no_change_to_the_library():
+    """A machine, a shape, an engine and a link that nobody ever heard of."""
+    engine = attrs.evolve(EAGER, name="mine", launch_s_per_layer=0.1e-3)
+    machine = tb.Instance(
+        name="garage", gpu=tb.Gpu("X1", 64, 2000, 400), gpus=2, link=tb.Link(10e-6, 40.0, name="wire"), host="mine"
+    )
+    shape = tb.ModelShape(name="mine", parameters=3e9, layers=24, hidden=3072, intermediate=8192, heads=24, kv_heads=8)
+    model = attrs.evolve(tb.PerformanceModel(engine=engine), fitted=tb.PerformanceModel().fitted)
+    model = model.with_shape(shape).with_instance(machine)
+    deployment = tb.Deployment("mine", "garage", tensor_parallel=2)
+    closed, simulated = (
+        tb.predict(deployment, users(5), PROMPTS, model=model, method=m) for m in ("closed-form", "simulation")
+    )
+    assert closed.metrics.tpot_s.p50 == pytest.approx(simulated.metrics.tpot_s.p50, rel=0.08)
+    assert any("'X1'" in warning for warning in closed.warnings)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "message"),
+    [
+        (attrs.evolve(SEVEN, model_id="nobody/knows"), "does not know the model"),
+        (attrs.evolve(SEVEN, instance_type="ml.x.large"), "does not know the instance type"),
+        (attrs.evolve(THIRTEEN, instance_type="ml.g5.2xlarge", tensor_parallel=1), "does not fit"),
+    ],
+)
+def test_what_cannot_be_deployed_is_an_error_alone_and_a_failure_in_a_study(deployment, message):
+    """As in a sweep: the rest is predicted."""
+    with pytest.raises(tb.DeployError, match=message):
+        tb.predict(deployment, users(1), PROMPTS)
+    study = tb.predict_study([deployment, SEVEN], [users(1), users(5)], PROMPTS)
+    assert [cell.deployment for cell in study] == [SEVEN, SEVEN]
+    assert message in study.failures[0].message
+
+
+def test_only_the_simulation_knows_open_loops():
+    """The closed form says so, and what to do."""
+    load = tb.PoissonArrivals(0.5, duration_s=30)
+    with pytest.raises(tb.InvalidValueError, match=r'use method="simulation"'):
+        tb.predict(SEVEN, load, PROMPTS)
+    simulated = tb.predict(SEVEN, load, PROMPTS, method="simulation")
+    assert simulated.metrics.counts["failed"] == 0
+    assert simulated.metrics.ttft_s.p50 > 0
+
+
+def test_a_method_of_no_name_is_refused():
+    """The two names are in the message."""
+    with pytest.raises(tb.InvalidValueError, match='must be "closed-form" or "simulation", got \'guess\''):
+        tb.predict(SEVEN, users(1), PROMPTS, method="guess")
+
+
+async def test_a_simulation_inside_a_loop_says_how_to_run_it():
+    """It has a loop of its own."""
+    with pytest.raises(tb.RunningLoopError, match=r"asyncio\.to_thread"):
+        tb.predict(SEVEN, users(1), PROMPTS, method="simulation")
+
+
+def test_steps_cost_the_same_alone_and_in_arrays():
+    """The emulator's numbers and the closed form's arrays are one formula, GPTQ on both sides of its threshold included."""
+    gptq = tb.Deployment("TheBloke/Llama-2-70B-GPTQ", "ml.p4d.24xlarge", tensor_parallel=8, quantization="gptq")
+    for deployment in (SEVEN, THIRTEEN, gptq):
+        times = tb.PerformanceModel().times(deployment)
+        costs = step_costs(
+            {name: np.array([value]) for name, value in times.facts.items()},
+            {name: np.array([value]) for name, value in times.rates.items()},
+        )
+        for sequences in (1, 7, 8, 20):
+            at_once = costs.decode_s(np.array([float(sequences)]), np.array([4000.0]))[0]
+            assert at_once == pytest.approx(times.decode_s(sequences, 4000), rel=1e-12)
+        assert costs.prefill_s(np.array([900.0]), np.array([3.0]))[0] == pytest.approx(times.prefill_s(900, 3))
+
+
+def test_tuning_stalls_once_for_each_class_of_sizes():
+    """A class and a specialisation are paid for at their first use only."""
+
+    class Nothing:
+        def decode_s(self, sequences, context_tokens):
+            return 0.0
+
+        def prefill_s(self, tokens, requests):
+            return 0.0
+
+    times = TunedOnLine(Nothing(), tuning_s=1.0, compile_s=10.0)
+    assert [times.prefill_s(n, 1) for n in (100, 120, 200, 112)] == [11.0, 0.0, 1.0, 10.0]
+    assert [times.decode_s(1, 5), times.decode_s(1, 5), times.decode_s(2, 5)] == [11.0, 0.0, 1.0]
+
+
+def test_every_value_says_where_it_is_from():
+    """Accelerators, links and machines of the built-in tables name a source."""
+    for machine in INSTANCES.values():
+        assert all(len(each.source) > 10 for each in (machine, machine.gpu, machine.link)), machine.name
