@@ -15,6 +15,7 @@ from rich.table import Table
 import tgibench as tb
 from tgibench.errors import InvalidValueError
 from tgibench.reports.cells import cell
+from tgibench.reports.page import html_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,11 +45,17 @@ _TABLE_WIDTH = 150
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Most tokens to generate.")
 @click.option("--simulate", is_flag=True, help="Run the emulator's engine instead of the closed form.")
 @click.option("--prices-as-of", help="Month of the prices, such as 2023-09; by default the newest.")
+@click.option("--html", type=click.Path(path_type=Path), help="File for a page of plots: what is predicted is hollow.")
+@click.option("--with", "results", type=click.Path(path_type=Path), help="Stored study that the page shows too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the predictions as JSON, and nothing else.")
 def predict(**options: Any) -> None:
     """Predict speed and cost of deployments that were not measured."""
+    if options["results"] is not None and options["html"] is None:
+        raise InvalidValueError("--with is for the page: give --html too")
     study = _predicted(options)
     costs = tb.InstanceHours(tb.PriceTable.builtin(as_of=options["prices_as_of"]))
+    if options["html"] is not None and len(study):
+        _write_page(study, costs, options)
     if options["as_json"]:
         click.echo(json.dumps([cell(measurement) for measurement in study], allow_nan=False))
     elif len(study):
@@ -58,6 +65,18 @@ def predict(**options: Any) -> None:
         errors.print(f"tgibench: {failure.deployment.label}: {failure.message}", markup=False, highlight=False)
     if study.failures:
         sys.exit(2)
+
+
+def _write_page(study: tb.Study, costs: CostModel, options: dict[str, Any]) -> None:
+    """Measurements solid, predictions hollow, in one page."""
+    measured = () if options["results"] is None else tb.read_study(options["results"]).measurements
+    page = html_page(tb.Study((*measured, *study.measurements)), costs)
+    path: Path = options["html"]
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise tb.ResultsError(f"cannot write the page {str(path)!r}: {error}") from error
+    click.echo(f"page: {path}", err=True)
 
 
 def _predicted(options: dict[str, Any]) -> tb.Study:

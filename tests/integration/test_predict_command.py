@@ -1,0 +1,94 @@
+"""`tgibench predict` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import tgibench as tb
+
+SEVEN = ("--model-id", "meta-llama/Llama-2-7b-hf", "--prices-as-of", "2023-09")
+SMALL = ("--on", "ml.g5.2xlarge")
+
+
+def run(*arguments):
+    """Run the command to its end."""
+    command = [sys.executable, "-m", "tgibench", "predict", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_the_table_says_that_it_is_predicted_and_what_it_costs():
+    """A row for each deployment and load, with the dollars that the library reckons."""
+    done = run(*SEVEN, *SMALL, "--on", "ml.g5.12xlarge:4", "--concurrency", "1,10")
+    assert done.returncode == 0, done.stderr
+    assert "PREDICTED, not measured" in done.stdout
+    assert done.stdout.count("10 users") == 2
+    deployment = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")
+    guess = tb.predict(deployment, tb.ClosedLoop(10, duration_s=90), tb.study_prompts())
+    cost = tb.InstanceHours(tb.PriceTable.builtin(as_of="2023-09")).cost(guess)
+    assert f"{cost.usd_per_million_output_tokens.value:.2f}" in done.stdout
+
+
+def test_json_is_the_whole_output():
+    """One cell for each load, its source included, simulated or not."""
+    done = run(*SEVEN, *SMALL, "--concurrency", "1,4", "--duration", "20", "--simulate", "--json")
+    cells = json.loads(done.stdout)
+    assert [(each["load"], each["source"]) for each in cells] == [("1 user", "PREDICTED"), ("4 users", "PREDICTED")]
+
+
+def test_what_extrapolates_is_said_once():
+    """An accelerator that no fitted row had, for both loads in one line."""
+    done = run(*SEVEN, "--on", "ml.g6.2xlarge", "--concurrency", "1,5")
+    assert done.stdout.count("accelerator 'L4'") == 1
+
+
+def test_what_does_not_fit_ends_with_2_and_the_rest_is_predicted():
+    """As for a sweep."""
+    done = run("--model-id", "meta-llama/Llama-2-13b-hf", *SMALL, "--on", "ml.g5.12xlarge:4", "--concurrency", "1")
+    assert done.returncode == 2
+    assert "does not fit ml.g5.2xlarge" in done.stderr
+    assert "1 user" in done.stdout
+
+
+def test_a_model_of_ones_own_comes_from_its_config(tmp_path):
+    """A name that nobody knows, with its config.json."""
+    config = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32}
+    config |= {"num_key_value_heads": 8, "intermediate_size": 8192, "vocab_size": 128256}
+    tmp_path.joinpath("config.json").write_text(json.dumps(config), encoding="utf-8")
+    done = run("--model-id", "us/ours", "--config", str(tmp_path), *SMALL, "--concurrency", "2", "--input-tokens", "64")
+    assert done.returncode == 0, done.stderr
+    assert "ours @ ml.g5.2xlarge" in done.stdout
+
+
+def test_a_page_shows_predictions_beside_stored_measurements(tmp_path):
+    """Both sources are on it."""
+    pytest.importorskip("plotly")
+    deployment = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")
+    load, store = tb.ClosedLoop(1, duration_s=20), tmp_path / "results"
+    sweep = tb.sweep([deployment], [load], backend=tb.Emulator(), prompts=tb.study_prompts(), store=store)
+    tb.virtual_time.run(sweep)
+    page = tmp_path / "page.html"
+    done = run(*SEVEN, *SMALL, "--concurrency", "5", "--html", str(page), "--with", str(store))
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert "PREDICTED" in text
+    assert "EMULATED" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--on", "ml.g5.12xlarge:four"), "--on must be a machine and a number"),
+        ((*SMALL, "--concurrency", "1,many"), "--concurrency must be numbers with commas"),
+        ((*SMALL, "--with", "results"), "--with is for the page: give --html too"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(arguments, words):
+    """What was wrong, and no traceback."""
+    done = run(*SEVEN, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
