@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from tgibench.protocols import WireProtocol as WireProtocol
     from tgibench.protocols.openai import OpenAIChatProtocol as OpenAIChatProtocol
     from tgibench.protocols.openai import OpenAICompletionsProtocol as OpenAICompletionsProtocol
+    from tgibench.protocols.sagemaker import SageMakerProtocol as SageMakerProtocol
     from tgibench.protocols.tgi import TgiCompatProtocol as TgiCompatProtocol
     from tgibench.protocols.tgi import TgiProtocol as TgiProtocol
     from tgibench.provenance import Provenance as Provenance
@@ -194,6 +195,7 @@ _HOMES = {
     "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
+    "protocols.sagemaker": ("SageMakerProtocol",),
     "protocols.tgi": ("TgiCompatProtocol", "TgiProtocol"),
     "provenance": ("Provenance", "Source"),
     "published": ("llama2_sagemaker_2023", "read_sagemaker_results", "study_prompts"),
