@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tgibench.capacity import Capacity as Capacity
     from tgibench.capacity import Probe as Probe
     from tgibench.capacity import find_capacity as find_capacity
+    from tgibench.backends.sagemaker.endpoint import SageMakerEndpoint as SageMakerEndpoint
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.choices import Choice as Choice
@@ -48,10 +49,12 @@ if TYPE_CHECKING:
     from tgibench.endpoints import ServerView as ServerView
     from tgibench.endpoints import Timeouts as Timeouts
     from tgibench.endpoints import WatchedEndpoint as WatchedEndpoint
+    from tgibench.errors import AwsError as AwsError
     from tgibench.errors import DeployError as DeployError
     from tgibench.errors import DownloadError as DownloadError
     from tgibench.errors import InvalidValueError as InvalidValueError
     from tgibench.errors import MissingExtraError as MissingExtraError
+    from tgibench.errors import PreflightError as PreflightError
     from tgibench.errors import ResultsError as ResultsError
     from tgibench.errors import RunningLoopError as RunningLoopError
     from tgibench.errors import TeardownError as TeardownError
@@ -165,6 +168,8 @@ _HOMES = {
     "backends.process": ("ProcessBackend",),
     "bootstrap": ("block_bootstrap",),
     "capacity": ("Capacity", "Probe", "find_capacity"),
+    "choices": ("Choice",),
+    "backends.sagemaker.endpoint": ("SageMakerEndpoint",),
     "checks": ("arrival_test", "warnings_of"),
     "choices": ("Choice",),
     "client": ("HttpEndpoint",),
@@ -173,10 +178,12 @@ _HOMES = {
     "deployments": ("Deployment",),
     "endpoints": ("Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
     "errors": (
+        "AwsError",
         "DeployError",
         "DownloadError",
         "InvalidValueError",
         "MissingExtraError",
+        "PreflightError",
         "ResultsError",
         "RunningLoopError",
         "TeardownError",

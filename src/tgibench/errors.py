@@ -9,6 +9,8 @@
     ├── MissingExtraError        an optional dependency is not installed                        (also an ImportError)
     ├── RunningLoopError         a blocking twin was called where an event loop runs
     ├── DeployError              a server could not be started, reached or made ready
+    │   ├── AwsError             AWS refused a call, or could not be reached
+    │   ├── PreflightError       what a deployment needs is not there; nothing was created
     │   └── TeardownError        something that was started could not be stopped; says what is left
     ├── DownloadError            something could not be fetched from the network
     └── ResultsError             a results folder or file cannot be read or written
@@ -19,10 +21,12 @@ A request that fails under load is no exception: it is a `tgibench.Failure` in t
 from __future__ import annotations
 
 __all__ = [
+    "AwsError",
     "DeployError",
     "DownloadError",
     "InvalidValueError",
     "MissingExtraError",
+    "PreflightError",
     "ResultsError",
     "RunningLoopError",
     "TeardownError",
@@ -58,6 +62,33 @@ class RunningLoopError(TgibenchError, RuntimeError):
 
 class DeployError(TgibenchError):
     """A server could not be started, reached or made ready."""
+
+
+class AwsError(DeployError):
+    """AWS refused a call, or could not be reached.
+
+    Args:
+        message: AWS's own words.
+        code: AWS's own code, such as ``"ValidationException"``.
+        busy: Whether the same call may well succeed later (throttling, a server's error, a broken connection).
+        expired: Whether credentials are missing or have ended.
+    """
+
+    def __init__(self, message: str, *, code: str, busy: bool = False, expired: bool = False) -> None:
+        super().__init__(message)
+        self.code, self.busy, self.expired = code, busy, expired
+
+
+class PreflightError(DeployError):
+    """What a deployment needs is not there; nothing was created.
+
+    Args:
+        problems: A stable code (``"quota"``, ``"price"``, …) and a sentence for each thing that is missing.
+    """
+
+    def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
+        super().__init__("; ".join(f"{code}: {sentence}" for code, sentence in problems))
+        self.problems = problems
 
 
 class TeardownError(DeployError):

@@ -1,0 +1,1 @@
+"""Deploys to SageMaker, streams from it, and leaves nothing behind."""
