@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from tgibench.capacity import Probe as Probe
     from tgibench.capacity import find_capacity as find_capacity
     from tgibench.backends.sagemaker.endpoint import SageMakerEndpoint as SageMakerEndpoint
+    from tgibench.backends.sagemaker import DeploymentPlan as DeploymentPlan
+    from tgibench.backends.sagemaker import SageMakerBackend as SageMakerBackend
+    from tgibench.backends.sagemaker import SageMakerEndpoint as SageMakerEndpoint
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.choices import Choice as Choice
@@ -170,6 +173,7 @@ _HOMES = {
     "capacity": ("Capacity", "Probe", "find_capacity"),
     "choices": ("Choice",),
     "backends.sagemaker.endpoint": ("SageMakerEndpoint",),
+    "backends.sagemaker": ("DeploymentPlan", "SageMakerBackend", "SageMakerEndpoint"),
     "checks": ("arrival_test", "warnings_of"),
     "choices": ("Choice",),
     "client": ("HttpEndpoint",),

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Aws", "Credentials", "bearer_token", "part_of", "signed_headers"]
 
 _SERVICE = "sagemaker"
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidClientTokenId"})
+_EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidClientTokenId", "UnrecognizedClientException"}
+)
 _BUSY = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
 _FIXED_SOURCES = frozenset(
     {"env"}
