@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tgibench.backends.sagemaker import DeploymentPlan as DeploymentPlan
     from tgibench.backends.sagemaker import SageMakerBackend as SageMakerBackend
     from tgibench.backends.sagemaker import SageMakerEndpoint as SageMakerEndpoint
+    from tgibench.budgets import Budget as Budget
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.choices import Choice as Choice
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from tgibench.endpoints import Timeouts as Timeouts
     from tgibench.endpoints import WatchedEndpoint as WatchedEndpoint
     from tgibench.errors import AwsError as AwsError
+    from tgibench.errors import BudgetError as BudgetError
     from tgibench.errors import DeployError as DeployError
     from tgibench.errors import DownloadError as DownloadError
     from tgibench.errors import InvalidValueError as InvalidValueError
@@ -174,6 +176,7 @@ _HOMES = {
     "choices": ("Choice",),
     "backends.sagemaker.endpoint": ("SageMakerEndpoint",),
     "backends.sagemaker": ("DeploymentPlan", "SageMakerBackend", "SageMakerEndpoint"),
+    "budgets": ("Budget",),
     "checks": ("arrival_test", "warnings_of"),
     "choices": ("Choice",),
     "client": ("HttpEndpoint",),
@@ -183,6 +186,7 @@ _HOMES = {
     "endpoints": ("Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
     "errors": (
         "AwsError",
+        "BudgetError",
         "DeployError",
         "DownloadError",
         "InvalidValueError",

@@ -9,6 +9,7 @@
     ├── MissingExtraError        an optional dependency is not installed                        (also an ImportError)
     ├── RunningLoopError         a blocking twin was called where an event loop runs
     ├── DeployError              a server could not be started, reached or made ready
+    │   ├── BudgetError          the budget does not allow it, or ran out
     │   ├── AwsError             AWS refused a call, or could not be reached
     │   ├── PreflightError       what a deployment needs is not there; nothing was created
     │   └── TeardownError        something that was started could not be stopped; says what is left
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 __all__ = [
     "AwsError",
+    "BudgetError",
     "DeployError",
     "DownloadError",
     "InvalidValueError",
@@ -77,6 +79,10 @@ class AwsError(DeployError):
     def __init__(self, message: str, *, code: str, busy: bool = False, expired: bool = False) -> None:
         super().__init__(message)
         self.code, self.busy, self.expired = code, busy, expired
+
+
+class BudgetError(DeployError):
+    """A budget does not allow a deployment, or ran out while it was measured."""
 
 
 class PreflightError(DeployError):

@@ -64,7 +64,7 @@ async def test_a_sweep_deploys_measures_and_leaves_nothing(monkeypatch, tmp_path
         )
         assert (len(study), study.failures) == (2, ())
         for cell in study:
-            assert (cell.source, cell.metrics.requests_succeeded) == (tb.Source.EMULATED, 6)
+            assert (cell.source, cell.metrics.counts["succeeded"]) == (tb.Source.EMULATED, 6)
             facts = cell.provenance.facts
             assert facts["image"].endswith("2.0.1-tgi1.0.3-gpu-py39-cu118-ubuntu20.04")
             assert facts["host_image"] == "default of ml.g5.2xlarge"

@@ -16,7 +16,7 @@ from tgibench.backends.sagemaker.endpoint import SageMakerEndpoint
 from tgibench.backends.sagemaker.journal import Intent, begin_journal
 from tgibench.backends.sagemaker.names import name_for, new_run, tags_for
 from tgibench.backends.sagemaker.plan import DeploymentPlan, health_timeout_s
-from tgibench.backends.sagemaker.preflight import Prices, look
+from tgibench.backends.sagemaker.preflight import look
 from tgibench.backends.sagemaker.servers import server_of
 from tgibench.backends.teardown import to_the_end
 from tgibench.endpoints import Timeouts
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tgibench.backends.sagemaker.preflight import Facts
+    from tgibench.budgets import Prices
     from tgibench.deployments import Deployment
     from tgibench.protocols import WireProtocol
     from tgibench.records import Exchange

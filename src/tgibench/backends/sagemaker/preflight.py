@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -19,34 +19,16 @@ from tgibench.errors import AwsError, DeployError, InvalidValueError
 
 if TYPE_CHECKING:
     from tgibench.backends.sagemaker.aws import Aws
+    from tgibench.budgets import Prices
     from tgibench.deployments import Deployment
 
-__all__ = ["Facts", "HourlyPrice", "Prices", "look"]
+__all__ = ["Facts", "look"]
 
 _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,1023}")
 _MAX_VARIABLES, _MAX_VALUE_BYTES, _MAX_ALL_BYTES = 100, 1024, 32 * 1024  # the service model's limits
 _ECR_REGION = re.compile(r"\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws")
 _ASSUMED = re.compile(r"arn:(?P<partition>[\w-]+):sts::\d+:assumed-role/(?P<role>[^/]+)/")
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException"})
-
-
-class HourlyPrice(Protocol):
-    """What a machine costs."""
-
-    @property
-    def usd_per_hour(self) -> float:
-        """US dollars per hour of one."""
-
-
-class Prices(Protocol):
-    """Knows what machines cost, such as `tgibench.PriceTable`."""
-
-    def price(self, instance_type: str) -> HourlyPrice:
-        """The price of a machine.
-
-        Raises:
-            LookupError: It is unknown.
-        """
 
 
 @attrs.define(kw_only=True)
