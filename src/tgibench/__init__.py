@@ -24,15 +24,14 @@ if TYPE_CHECKING:
     from tgibench.backends.emulator import Emulator as Emulator
     from tgibench.backends.http import HttpBackend as HttpBackend
     from tgibench.backends.process import ProcessBackend as ProcessBackend
-    from tgibench.bootstrap import block_bootstrap as block_bootstrap
-    from tgibench.capacity import Capacity as Capacity
-    from tgibench.capacity import Probe as Probe
-    from tgibench.capacity import find_capacity as find_capacity
-    from tgibench.backends.sagemaker.endpoint import SageMakerEndpoint as SageMakerEndpoint
     from tgibench.backends.sagemaker import DeploymentPlan as DeploymentPlan
     from tgibench.backends.sagemaker import SageMakerBackend as SageMakerBackend
     from tgibench.backends.sagemaker import SageMakerEndpoint as SageMakerEndpoint
+    from tgibench.bootstrap import block_bootstrap as block_bootstrap
     from tgibench.budgets import Budget as Budget
+    from tgibench.capacity import Capacity as Capacity
+    from tgibench.capacity import Probe as Probe
+    from tgibench.capacity import find_capacity as find_capacity
     from tgibench.checks import arrival_test as arrival_test
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.choices import Choice as Choice

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
 from tgibench.errors import BudgetError
+from tgibench.prices import PriceTable
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
@@ -15,26 +16,7 @@ if TYPE_CHECKING:
     from tgibench.deployments import Deployment
     from tgibench.loads import LoadProfile
 
-__all__ = ["Budget", "HourlyPrice", "Prices", "Spending"]
-
-
-class HourlyPrice(Protocol):
-    """What a machine costs."""
-
-    @property
-    def usd_per_hour(self) -> float:
-        """US dollars per hour of one."""
-
-
-class Prices(Protocol):
-    """Knows what machines cost, such as `tgibench.PriceTable`."""
-
-    def price(self, instance_type: str) -> HourlyPrice:
-        """The price of a machine.
-
-        Raises:
-            LookupError: It is unknown.
-        """
+__all__ = ["Budget", "Spending"]
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +27,7 @@ class Budget:
 
     Args:
         usd: US dollars for the whole sweep.
-        prices: What machines cost; one whose price is unknown is not started.
+        prices: What machines cost, by default the built-in `tgibench.PriceTable` of us-east-1; one whose price is unknown is not started.
         startup_s: Longest that a deployment may take until it is ready.
         teardown_s: Longest that stopping it may take; load stops so much before the money ends.
 
@@ -54,7 +36,7 @@ class Budget:
     """
 
     usd: float = attrs.field(validator=above_zero)
-    prices: Prices
+    prices: PriceTable = attrs.field(factory=PriceTable.builtin)
     startup_s: float = attrs.field(default=4800.0, validator=above_zero)
     teardown_s: float = attrs.field(default=900.0, validator=above_zero)
 

@@ -206,7 +206,12 @@ class _Sweep:
             self.measurements[first:] = [cells[number] for number in sorted(cells)]
 
     async def _within_budget(
-        self, deployment: Deployment, loads: tuple[LoadProfile, ...], fresh: dict[int, Measurement], *, skip: AbstractSet[int]
+        self,
+        deployment: Deployment,
+        loads: tuple[LoadProfile, ...],
+        fresh: dict[int, Measurement],
+        *,
+        skip: AbstractSet[int],
     ) -> None:
         plan, clock = self._plan, asyncio.get_running_loop()
         if plan.spending is None:

@@ -131,7 +131,7 @@ async def test_what_is_created_is_what_the_deployment_says(monkeypatch, tmp_path
         ({}, {"role_arn": None}, "role", "role_arn"),
         ({}, {"role_arn": "arn:aws:iam::123456789012:role/nobody"}, "role", "nobody"),
         ({}, {"role_arn": "arn:aws:iam::123456789012:role/other/tgibench-fake"}, "role", "other"),
-        ({}, {"prices": None}, "price", "PriceTable"),
+        ({"instance_type": "ml.nothing.large"}, {"prices": None}, "price", "ml.nothing.large"),
         ({"instance_type": "ml.g5.48xlarge"}, {}, "price", "ml.g5.48xlarge"),
     ],
 )  # fmt: skip
@@ -179,6 +179,7 @@ async def test_temporary_keys_of_the_credentials_file_tell_their_end(monkeypatch
 async def test_the_plan_says_what_it_would_cost_and_creates_nothing(monkeypatch, tmp_path):
     """At most: until it is given up, and deleted."""
     async with account(monkeypatch, tmp_path) as fake:
+        assert (await backend(fake, prices=None).plan(STUDY)).usd_per_hour == 1.515  # the built-in table's
         plan = await backend(fake).plan(attrs.evolve(STUDY, replicas=2))
         assert (plan.usd_per_hour, plan.problems, plan.region) == (3.0, (), "us-east-1")
         assert plan.startup_usd_at_most == pytest.approx(3.0 * (plan.ready_timeout_s + 600) / 3600)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tgibench.backends.sagemaker.preflight import Facts
-    from tgibench.budgets import Prices
     from tgibench.deployments import Deployment
+    from tgibench.prices import PriceTable
     from tgibench.protocols import WireProtocol
     from tgibench.records import Exchange
 
@@ -54,7 +54,7 @@ class SageMakerBackend:
         role_arn: The role that the container runs with; None for the role whose session this is.
         region: Where; None for what the environment or the profile says.
         profile: Of the shared AWS configuration.
-        prices: What machines cost, such as `tgibench.PriceTable`; without a price nothing is created.
+        prices: What machines cost; None for the built-in `tgibench.PriceTable` of the region. Without a price nothing is created.
         protocol: What the container speaks; None for its server's own.
         openai_path: Whether to use SageMaker's OpenAI-compatible path, with a bearer token and without frames.
         endpoint_name: An endpoint that is there, to attach to: nothing is created or deleted.
@@ -74,7 +74,7 @@ class SageMakerBackend:
     role_arn: str | None = None
     region: str | None = None
     profile: str | None = None
-    prices: Prices | None = None
+    prices: PriceTable | None = None
     protocol: WireProtocol | None = None
     openai_path: bool = False
     endpoint_name: str | None = None

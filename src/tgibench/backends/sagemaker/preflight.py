@@ -16,10 +16,10 @@ from tgibench.backends.sagemaker.images import ami_for, image_for
 from tgibench.backends.sagemaker.quotas import QUOTA_CODES
 from tgibench.backends.sagemaker.servers import environment_of
 from tgibench.errors import AwsError, DeployError, InvalidValueError
+from tgibench.prices import PriceTable
 
 if TYPE_CHECKING:
     from tgibench.backends.sagemaker.aws import Aws
-    from tgibench.budgets import Prices
     from tgibench.deployments import Deployment
 
 __all__ = ["Facts", "look"]
@@ -52,14 +52,20 @@ class Facts:
 
 
 async def look(
-    aws: Aws, deployment: Deployment, *, role_arn: str | None, prices: Prices | None, ami: str | None, lifetime_s: float
+    aws: Aws,
+    deployment: Deployment,
+    *,
+    role_arn: str | None,
+    prices: PriceTable | None,
+    ami: str | None,
+    lifetime_s: float,
 ) -> Facts:
     """Look at everything, so that one error tells all that is missing."""
     facts = Facts(role_arn=role_arn)
     _image(aws, deployment, ami, facts)
     _environment(deployment, facts)
     _memory(deployment, facts)
-    _price(deployment, prices, facts)
+    _price(aws, deployment, prices, facts)
     if await _identity(aws, lifetime_s, facts):
         await _role(aws, facts)
         await _quota(aws, deployment, facts)
@@ -114,14 +120,10 @@ def _memory(deployment: Deployment, facts: Facts) -> None:
         facts.problems.append(("memory", str(error)))
 
 
-def _price(deployment: Deployment, prices: Prices | None, facts: Facts) -> None:
-    if prices is None:
-        facts.problems.append(
-            ("price", "no prices were given: pass prices=tgibench.PriceTable.builtin(region), or a table of your own")
-        )
-        return
+def _price(aws: Aws, deployment: Deployment, prices: PriceTable | None, facts: Facts) -> None:
     try:
-        facts.usd_per_hour = deployment.replicas * prices.price(deployment.instance_type).usd_per_hour
+        table = PriceTable.builtin(aws.region or "") if prices is None else prices
+        facts.usd_per_hour = deployment.replicas * table.price(deployment.instance_type).usd_per_hour
     except LookupError as error:
         facts.problems.append(("price", str(error)))
 
