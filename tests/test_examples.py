@@ -56,4 +56,4 @@ def test_the_study_runs_on_a_fake_sagemaker_and_leaves_nothing(tmp_path):
     environment = {**os.environ, "TGIBENCH_STATE_DIR": str(tmp_path)}
         [*program, "--only", "ml.g5.2xlarge"], capture_output=True, text=True, timeout=110, check=False, env=environment
     assert "endpoints created and deleted: 3; left: nothing" in done.stdout
-    assert done.stdout.count(" 20 users") == 3
+    assert done.stdout.count("  20 users") == 3
