@@ -173,7 +173,6 @@ _HOMES = {
     "bootstrap": ("block_bootstrap",),
     "capacity": ("Capacity", "Probe", "find_capacity"),
     "choices": ("Choice",),
-    "backends.sagemaker.endpoint": ("SageMakerEndpoint",),
     "backends.sagemaker": ("DeploymentPlan", "SageMakerBackend", "SageMakerEndpoint"),
     "budgets": ("Budget",),
     "checks": ("arrival_test", "warnings_of"),

@@ -76,7 +76,7 @@ class AwsError(DeployError):
         expired: Whether credentials are missing or have ended.
     """
 
-    def __init__(self, message: str, *, code: str, busy: bool = False, expired: bool = False) -> None:
+    def __init__(self, message: str, *, code: str = "unknown", busy: bool = False, expired: bool = False) -> None:
         super().__init__(message)
         self.code, self.busy, self.expired = code, busy, expired
 
@@ -93,8 +93,11 @@ class PreflightError(DeployError):
     """
 
     def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
-        super().__init__("; ".join(f"{code}: {sentence}" for code, sentence in problems))
+        super().__init__(problems)
         self.problems = problems
+
+    def __str__(self) -> str:
+        return "; ".join(f"{code}: {sentence}" for code, sentence in self.problems)
 
 
 class TeardownError(DeployError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -161,6 +162,14 @@ def test_a_journal_that_cannot_be_written_stops_everything(monkeypatch, tmp_path
     intent = journal.Intent(name="n", region="r", account="1", instance_type="t", count=1, usd_per_hour=1, tags={})
     with pytest.raises(tb.DeployError, match="nothing is created"), journal.begin_journal(intent):
         raise AssertionError
+
+
+def test_errors_come_through_a_pickle_whole():
+    """With their codes, as a worker hands them back."""
+    refused = pickle.loads(pickle.dumps(tb.AwsError("m", code="Throttling", busy=True)))  # noqa: S301 - our own bytes
+    assert (str(refused), refused.code, refused.busy, refused.expired) == ("m", "Throttling", True, False)
+    missing = pickle.loads(pickle.dumps(tb.PreflightError((("role", "none"), ("quota", "0")))))  # noqa: S301
+    assert (str(missing), missing.problems[0]) == ("role: none; quota: 0", ("role", "none"))
 
 
 def test_boto3_is_known_to_one_module(monkeypatch):
