@@ -172,7 +172,6 @@ _HOMES = {
     "backends.process": ("ProcessBackend",),
     "bootstrap": ("block_bootstrap",),
     "capacity": ("Capacity", "Probe", "find_capacity"),
-    "choices": ("Choice",),
     "backends.sagemaker": ("DeploymentPlan", "SageMakerBackend", "SageMakerEndpoint"),
     "budgets": ("Budget",),
     "checks": ("arrival_test", "warnings_of"),

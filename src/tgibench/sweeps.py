@@ -12,9 +12,7 @@ import attrs
 from tgibench._version import __version__
 from tgibench.budgets import Budget, Spending
 from tgibench.checks import warnings_of
-from tgibench.endpoints import ServerView, WatchedEndpoint
-from tgibench.errors import DeployError, InvalidValueError
-from tgibench.endpoints import Timeouts
+from tgibench.endpoints import ServerView, Timeouts, WatchedEndpoint
 from tgibench.errors import BudgetError, DeployError, InvalidValueError
 from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
 from tgibench.metrics import Metrics
