@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from tgibench.backends.emulator.models import find_model
+from tgibench.twin.shapes import find_model
 
 if TYPE_CHECKING:
     from tgibench.deployments import Deployment

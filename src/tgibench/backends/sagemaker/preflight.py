@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from tgibench.backends.emulator import settings_for
-from tgibench.backends.emulator.hardware import INSTANCES
-from tgibench.backends.emulator.models import find_model
-from tgibench.backends.emulator.step_time import ModelledTimes
 from tgibench.backends.sagemaker.images import ami_for, image_for
 from tgibench.backends.sagemaker.quotas import QUOTA_CODES
 from tgibench.backends.sagemaker.servers import environment_of
 from tgibench.errors import AwsError, DeployError, InvalidValueError
 from tgibench.prices import PriceTable
+from tgibench.twin.hardware import INSTANCES
+from tgibench.twin.policy import settings_for
+from tgibench.twin.shapes import find_model
+from tgibench.twin.step_time import ModelledTimes
 
 if TYPE_CHECKING:
     from tgibench.backends.sagemaker.aws import Aws

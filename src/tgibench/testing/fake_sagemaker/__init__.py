@@ -16,19 +16,19 @@ from urllib.parse import parse_qs
 import attrs
 from aiohttp import web
 
-from tgibench.backends.emulator import settings_for
-from tgibench.backends.emulator.step_time import ModelledTimes
 from tgibench.backends.sagemaker.quotas import QUOTA_CODES
 from tgibench.errors import DeployError
 from tgibench.testing.fake_sagemaker.account import Account
 from tgibench.testing.fake_sagemaker.identity import Identity
 from tgibench.testing.fake_sagemaker.resources import Refused, Trouble
 from tgibench.testing.fake_sagemaker.runtime import Runtime, StreamTrouble, deployment_of
+from tgibench.twin.policy import settings_for
+from tgibench.twin.step_time import ModelledTimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tgibench.backends.emulator.step_time import StepTimes
+    from tgibench.twin.step_time import StepTimes
 
 __all__ = ["FakeSageMaker", "Identity", "StreamTrouble", "Trouble", "fake_sagemaker"]
 

@@ -21,9 +21,9 @@ from tgibench.testing.fake_sagemaker.resources import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tgibench.backends.emulator.step_time import StepTimes
     from tgibench.testing.fake_sagemaker.account import Account
     from tgibench.testing.fake_sagemaker.resources import Endpoint
+    from tgibench.twin.step_time import StepTimes
 
 __all__ = ["Runtime", "StreamTrouble", "deployment_of"]
 
