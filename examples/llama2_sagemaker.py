@@ -2,6 +2,7 @@
 
 python examples/llama2_sagemaker.py                                          all 60 cells, emulated in virtual time
 python examples/llama2_sagemaker.py --backend sagemaker --store results      15 endpoints, one after the other: costs real money
+python examples/llama2_sagemaker.py --backend sagemaker --fake               the same against a SageMaker on this machine: free, in a minute
 python examples/llama2_sagemaker.py --backend docker --only "7B-GPTQ"        what fits on the GPU of this machine
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import sys
 from typing import TYPE_CHECKING
 
 import tgibench as tb
 from tgibench.registry import BACKENDS, load
+from tgibench.testing.fake_sagemaker import fake_sagemaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +55,10 @@ GOALS = {
 }
 RUN_TO_RUN = 0.02  # two runs of one deployment are granted to differ so much, as a relative standard deviation
 LOADS = [tb.ClosedLoop(users, duration_s=90) for users in (1, 5, 10, 20)]
-PUBLISHED = {(cell.deployment, cell.load): cell for cell in tb.llama2_sagemaker_2023()}
+SHORT_LOADS = [
+    tb.ClosedLoop(load.concurrency, requests=2 * load.concurrency) for load in LOADS
+]  # in real time, on a fake
+PUBLISHED = {(cell.deployment, cell.load.concurrency): cell for cell in tb.llama2_sagemaker_2023()}
 BAD_HOST = ("meta-llama/Llama-2-7b-hf", EIGHT_A100)  # slower there than 13B at every load: no deployment is like that
 
 
@@ -62,6 +68,33 @@ async def sweep(deployments: list[tb.Deployment], backend: Backend, *, stream: b
     return await tb.sweep(deployments, LOADS, backend=backend, prompts=prompts, store=store, on_progress=_show)
 
 
+async def sweep_on_fake(deployments: list[tb.Deployment], *, one_by_one: bool) -> tb.Study:
+    """The same against a fake account: one endpoint after the other, as a quota of 1 has it, or all of them at once; short loads."""
+    machines = {deployment.instance_type for deployment in deployments}
+    quotas = dict.fromkeys(machines, 1 if one_by_one else len(deployments))
+    async with fake_sagemaker(speed=1000, quotas=quotas) as fake:
+        os.environ.update(fake.environment)
+        backend = tb.SageMakerBackend(role_arn=fake.role_arn, poll_s=0.2, consistent_after_s=0.2)
+        prompts = tb.study_prompts(max_new_tokens=50, stream=False)
+        groups = [deployments] if one_by_one else [[deployment] for deployment in deployments]
+        async with asyncio.TaskGroup() as together:
+            sweeps = [
+                together.create_task(tb.sweep(group, SHORT_LOADS, backend=backend, prompts=prompts)) for group in groups
+            ]
+        left = fake.account.alive()
+    studies = [done.result() for done in sweeps]
+    print(
+        "emulated in real time on this machine, whose own speed is in the figures: they show that it works, not how fast it is"
+    )
+    print(
+        f"endpoints created and deleted: {fake.account.calls['CreateEndpoint']}; left: {', '.join(left) or 'nothing'}"
+    )
+    return tb.Study(
+        tuple(cell for study in studies for cell in study),
+        tuple(failure for study in studies for failure in study.failures),
+    )
+
+
 def compare(study: tb.Study, round_trip_s: float) -> None:
     """Print each cell beside the published one, and the median deviations."""
     print(f"{'':44} {'ms/token (median)':>25} {'tokens/s (derived)':>25} {'queue ms (mean)':>17}")
@@ -69,7 +102,7 @@ def compare(study: tb.Study, round_trip_s: float) -> None:
     deviations: dict[str, list[float]] = {}
     for cell in study:
         deployment, metrics = cell.deployment, cell.metrics
-        theirs = PUBLISHED[deployment, cell.load].metrics
+        theirs = PUBLISHED[deployment, cell.load.concurrency].metrics
         pairs = {
             "ms/token": (_ms_per_token(metrics), _ms_per_token(theirs)),
             "tokens/s": (derived_tps(cell, round_trip_s), theirs.littles_law_throughput_tps),
@@ -151,6 +184,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", default="", help='deployments whose label has this in it, such as "7b-hf @ ml.g5.2xlarge"'
     )
+    parser.add_argument("--fake", action="store_true", help="a SageMaker on this machine; all endpoints at once")
+    parser.add_argument("--one-by-one", action="store_true", help="on the fake: one endpoint at a time")
     parser.add_argument("--store", help="folder for results; what it holds already is not measured again")
     return parser.parse_args()
 
@@ -161,12 +196,15 @@ def main() -> None:
     given = {name: value for name in ("role_arn", "region") if (value := getattr(options, name)) is not None}
     chosen = [deployment for deployment in DEPLOYMENTS if options.only in deployment.label]
     try:
-        backend = load(BACKENDS, options.backend)(**given)
-        # the emulator's clock is virtual; its round trip is no part of the server's time
-        emulated = isinstance(backend, tb.Emulator)
-        study = (tb.virtual_time.run if emulated else asyncio.run)(
-            sweep(chosen, backend, stream=options.stream, store=options.store)
-        )
+        if options.fake:
+            emulated, study = False, asyncio.run(sweep_on_fake(chosen, one_by_one=options.one_by_one))
+        else:
+            backend = load(BACKENDS, options.backend)(**given)
+            # the emulator's clock is virtual; its round trip is no part of the server's time
+            emulated = isinstance(backend, tb.Emulator)
+            study = (tb.virtual_time.run if emulated else asyncio.run)(
+                sweep(chosen, backend, stream=options.stream, store=options.store)
+            )
     except (tb.TgibenchError, TypeError) as error:
         sys.exit(f"cannot sweep: {error}")
     for failure in study.failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,15 @@ def test_the_sweep_over_containers_prints_its_table_and_leaves_nothing(docker):
     label = "label=tgibench.model=org/example"
     assert not docker("ps", "--all", "--quiet", "--filter", label)
     assert not docker("volume", "ls", "--quiet", "--filter", label)
+
+
+def test_the_study_runs_on_a_fake_sagemaker_and_leaves_nothing(tmp_path):
+    """Its three smallest deployments, one after the other."""
+    program = [sys.executable, EXAMPLES / "llama2_sagemaker.py", "--backend", "sagemaker", "--fake", "--one-by-one"]
+    environment = {**os.environ, "TGIBENCH_STATE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [*program, "--only", "ml.g5.2xlarge"], capture_output=True, text=True, timeout=110, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "endpoints created and deleted: 3; left: nothing" in done.stdout
+    assert done.stdout.count("  20 users") == 3

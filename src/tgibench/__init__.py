@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from tgibench.backends.emulator import Emulator as Emulator
     from tgibench.backends.http import HttpBackend as HttpBackend
     from tgibench.backends.process import ProcessBackend as ProcessBackend
+    from tgibench.backends.sagemaker import DeploymentPlan as DeploymentPlan
+    from tgibench.backends.sagemaker import SageMakerBackend as SageMakerBackend
+    from tgibench.backends.sagemaker import SageMakerEndpoint as SageMakerEndpoint
     from tgibench.bootstrap import block_bootstrap as block_bootstrap
+    from tgibench.budgets import Budget as Budget
     from tgibench.capacity import Capacity as Capacity
     from tgibench.capacity import Probe as Probe
     from tgibench.capacity import find_capacity as find_capacity
@@ -48,10 +52,13 @@ if TYPE_CHECKING:
     from tgibench.endpoints import ServerView as ServerView
     from tgibench.endpoints import Timeouts as Timeouts
     from tgibench.endpoints import WatchedEndpoint as WatchedEndpoint
+    from tgibench.errors import AwsError as AwsError
+    from tgibench.errors import BudgetError as BudgetError
     from tgibench.errors import DeployError as DeployError
     from tgibench.errors import DownloadError as DownloadError
     from tgibench.errors import InvalidValueError as InvalidValueError
     from tgibench.errors import MissingExtraError as MissingExtraError
+    from tgibench.errors import PreflightError as PreflightError
     from tgibench.errors import ResultsError as ResultsError
     from tgibench.errors import RunningLoopError as RunningLoopError
     from tgibench.errors import TeardownError as TeardownError
@@ -85,6 +92,7 @@ if TYPE_CHECKING:
     from tgibench.protocols import WireProtocol as WireProtocol
     from tgibench.protocols.openai import OpenAIChatProtocol as OpenAIChatProtocol
     from tgibench.protocols.openai import OpenAICompletionsProtocol as OpenAICompletionsProtocol
+    from tgibench.protocols.sagemaker import SageMakerProtocol as SageMakerProtocol
     from tgibench.protocols.tgi import TgiCompatProtocol as TgiCompatProtocol
     from tgibench.protocols.tgi import TgiProtocol as TgiProtocol
     from tgibench.provenance import Provenance as Provenance
@@ -164,6 +172,8 @@ _HOMES = {
     "backends.process": ("ProcessBackend",),
     "bootstrap": ("block_bootstrap",),
     "capacity": ("Capacity", "Probe", "find_capacity"),
+    "backends.sagemaker": ("DeploymentPlan", "SageMakerBackend", "SageMakerEndpoint"),
+    "budgets": ("Budget",),
     "checks": ("arrival_test", "warnings_of"),
     "choices": ("Choice",),
     "client": ("HttpEndpoint",),
@@ -172,10 +182,13 @@ _HOMES = {
     "deployments": ("Deployment",),
     "endpoints": ("Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
     "errors": (
+        "AwsError",
+        "BudgetError",
         "DeployError",
         "DownloadError",
         "InvalidValueError",
         "MissingExtraError",
+        "PreflightError",
         "ResultsError",
         "RunningLoopError",
         "TeardownError",
@@ -194,6 +207,7 @@ _HOMES = {
     "prices": ("Price", "PriceTable"),
     "protocols": ("StreamDecoder", "WireProtocol"),
     "protocols.openai": ("OpenAIChatProtocol", "OpenAICompletionsProtocol"),
+    "protocols.sagemaker": ("SageMakerProtocol",),
     "protocols.tgi": ("TgiCompatProtocol", "TgiProtocol"),
     "provenance": ("Provenance", "Source"),
     "published": ("llama2_sagemaker_2023", "read_sagemaker_results", "study_prompts"),

@@ -9,6 +9,9 @@
     ├── MissingExtraError        an optional dependency is not installed                        (also an ImportError)
     ├── RunningLoopError         a blocking twin was called where an event loop runs
     ├── DeployError              a server could not be started, reached or made ready
+    │   ├── BudgetError          the budget does not allow it, or ran out
+    │   ├── AwsError             AWS refused a call, or could not be reached
+    │   ├── PreflightError       what a deployment needs is not there; nothing was created
     │   └── TeardownError        something that was started could not be stopped; says what is left
     ├── DownloadError            something could not be fetched from the network
     └── ResultsError             a results folder or file cannot be read or written
@@ -19,10 +22,13 @@ A request that fails under load is no exception: it is a `tgibench.Failure` in t
 from __future__ import annotations
 
 __all__ = [
+    "AwsError",
+    "BudgetError",
     "DeployError",
     "DownloadError",
     "InvalidValueError",
     "MissingExtraError",
+    "PreflightError",
     "ResultsError",
     "RunningLoopError",
     "TeardownError",
@@ -58,6 +64,40 @@ class RunningLoopError(TgibenchError, RuntimeError):
 
 class DeployError(TgibenchError):
     """A server could not be started, reached or made ready."""
+
+
+class AwsError(DeployError):
+    """AWS refused a call, or could not be reached.
+
+    Args:
+        message: AWS's own words.
+        code: AWS's own code, such as ``"ValidationException"``.
+        busy: Whether the same call may well succeed later (throttling, a server's error, a broken connection).
+        expired: Whether credentials are missing or have ended.
+    """
+
+    def __init__(self, message: str, *, code: str = "unknown", busy: bool = False, expired: bool = False) -> None:
+        super().__init__(message)
+        self.code, self.busy, self.expired = code, busy, expired
+
+
+class BudgetError(DeployError):
+    """A budget does not allow a deployment, or ran out while it was measured."""
+
+
+class PreflightError(DeployError):
+    """What a deployment needs is not there; nothing was created.
+
+    Args:
+        problems: A stable code (``"quota"``, ``"price"``, …) and a sentence for each thing that is missing.
+    """
+
+    def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "; ".join(f"{code}: {sentence}" for code, sentence in self.problems)
 
 
 class TeardownError(DeployError):

@@ -16,6 +16,7 @@ __all__ = ["CLEANERS", "Cleaner", "Leftover", "cleaner"]
 
 CLEANERS = {
     "docker": "tgibench.backends.docker.leftovers",
+    "sagemaker": "tgibench.backends.sagemaker.leftovers",
 }
 """The backends that start something, and the module of each that finds and removes what is left of it."""
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from tgibench._version import __version__
+from tgibench.budgets import Budget, Spending
 from tgibench.checks import warnings_of
-from tgibench.endpoints import ServerView, WatchedEndpoint
-from tgibench.errors import DeployError, InvalidValueError
+from tgibench.endpoints import ServerView, Timeouts, WatchedEndpoint
+from tgibench.errors import BudgetError, DeployError, InvalidValueError
 from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
 from tgibench.metrics import Metrics
 from tgibench.provenance import Provenance, Source
@@ -21,11 +22,12 @@ from tgibench.storage import StudyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from tgibench.backends import Backend
     from tgibench.deployments import Deployment
-    from tgibench.endpoints import Endpoint, Timeouts
+    from tgibench.endpoints import Endpoint
     from tgibench.loads import LoadProfile
     from tgibench.metrics import SLO
     from tgibench.records import RequestLog
@@ -65,6 +67,7 @@ class _Plan:
     slo: SLO | None
     give_up_after: int
     keep_chunk_times: bool
+    spending: Spending | None = None
 
 
 async def sweep(
@@ -81,6 +84,7 @@ async def sweep(
     slo: SLO | None = None,
     give_up_after: int = 20,
     keep_chunk_times: bool = False,
+    budget: Budget | None = None,
 ) -> Study:
     """Deploy each deployment once and run every load on it.
 
@@ -100,6 +104,8 @@ async def sweep(
         slo: Limits that requests must keep to count towards goodput.
         give_up_after: A load stops after this many failures in a row.
         keep_chunk_times: Whether per-request and per-chunk columns are stored too (`.npz`, beside the cell).
+        budget: What the sweep may spend: a deployment whose worst case does not fit is not started, and load stops in time to delete
+            what serves it. Either is a `DeploymentFailure`.
 
     Raises:
         InvalidValueError: There is no deployment or no load, or the seed is negative.
@@ -121,6 +127,7 @@ async def sweep(
         slo=slo,
         give_up_after=give_up_after,
         keep_chunk_times=keep_chunk_times,
+        spending=None if budget is None else Spending(budget),
     )
     work = _Sweep(plan, StudyStore(store) if store is not None else None, on_measurement, on_progress)
     work.cells_total = len(deployments) * len(loads)
@@ -186,7 +193,7 @@ class _Sweep:
         fresh: dict[int, Measurement] = {}
         try:
             if len(stored) < len(loads):
-                await self._deploy_and_run(deployment, loads, fresh, skip=stored.keys())
+                await self._within_budget(deployment, loads, fresh, skip=stored.keys())
         except DeployError as error:
             if fresh.keys() | stored.keys() == set(range(len(loads))):
                 raise  # every load was run: what failed is the tear-down, and that must not pass unseen
@@ -195,6 +202,35 @@ class _Sweep:
         finally:
             cells = stored | fresh
             self.measurements[first:] = [cells[number] for number in sorted(cells)]
+
+    async def _within_budget(
+        self,
+        deployment: Deployment,
+        loads: tuple[LoadProfile, ...],
+        fresh: dict[int, Measurement],
+        *,
+        skip: AbstractSet[int],
+    ) -> None:
+        plan, clock = self._plan, asyncio.get_running_loop()
+        if plan.spending is None:
+            await self._deploy_and_run(deployment, loads, fresh, skip=skip)
+            return
+        limits, wanted = plan.timeouts or Timeouts(), [load for number, load in enumerate(loads) if number not in skip]
+        allowed_s = plan.spending.admit(deployment, wanted, answer_s=limits.total_s, seed=plan.seed)
+        ordered_s = clock.time()
+        try:
+            async with asyncio.timeout(allowed_s) as limit:
+                await self._deploy_and_run(deployment, loads, fresh, skip=skip)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:
+            plan.spending.charge(deployment, clock.time() - ordered_s)
+        if limit.expired():
+            self.interrupted = False  # the load was stopped by the limit, not by the caller
+            raise BudgetError(
+                f"stopped after {allowed_s:.0f} s: what is left of the budget pays for stopping what serves it"
+            )
 
     async def _deploy_and_run(
         self,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import attrs
+
 import tgibench as tb
 from scripted_server import chat_event, tgi_event
 from tgibench.protocols import ResponseHead
+from tgibench.protocols._event_stream import MEDIA_TYPE, encode_frame
 from tgibench.testing import Answer, ProtocolContract
 
 JSON = ResponseHead(200, {"content-type": "application/json"})
@@ -119,3 +122,19 @@ class TestOpenAICompletions(ProtocolContract):
 
     protocol = tb.OpenAICompletionsProtocol(model="m")
     answers = openai_answers("text")
+
+
+def framed(answer, size):
+    """The same in Amazon's frames, of so many bytes of the container's output; its end is a frame of its own."""
+    event = {":message-type": "event", ":event-type": "PayloadPart"}
+    parts = [answer.body[at : at + size] for at in range(0, len(answer.body), size)]
+    head = ResponseHead(200, {"content-type": MEDIA_TYPE, "x-amzn-sagemaker-content-type": "text/event-stream"})
+    body = b"".join(encode_frame(event, part) for part in parts)
+    return attrs.evolve(answer, head=head, body=body, end=encode_frame(event, answer.end))
+
+
+class TestSageMaker(ProtocolContract):
+    """TGI's streams in frames that cut them anywhere."""
+
+    protocol = tb.SageMakerProtocol(endpoint_name="e")
+    answers = tuple(framed(answer, size) for answer in tgi_answers() for size in (7, 50, 110))

@@ -21,6 +21,7 @@ __all__ = [
     "undecodable",
 ]
 
+_STREAM_TYPES = ("text/event-stream", "application/vnd.amazon.eventstream")
 _COUNT_LIMIT = 2**32  # logs keep the tokens of a chunk in 32 bits
 _OVERLOAD_STATUSES = frozenset({429, 503})
 _VALIDATION_STATUSES = frozenset({400, 413, 415, 422})
@@ -86,8 +87,8 @@ def undecodable(error: UndecodableError, status: int = 200) -> Failure:
 
 
 def is_event_stream(headers: Any) -> bool:
-    """Whether an answer's content type is that of an event stream."""
-    return str(headers.get("content-type", "")).lower().startswith("text/event-stream")
+    """Whether an answer's content type is that of an event stream, server-sent or Amazon's."""
+    return str(headers.get("content-type", "")).lower().startswith(_STREAM_TYPES)
 
 
 def error_event(event: dict[str, Any], status: int = 200) -> Failure | None:

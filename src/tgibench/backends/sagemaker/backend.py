@@ -1,0 +1,268 @@
+"""The backend: model, endpoint configuration and endpoint are created, served from, and deleted again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from tgibench.backends.sagemaker.alive import watched
+from tgibench.backends.sagemaker.aws import Aws
+from tgibench.backends.sagemaker.control import ControlPlane, Kind
+from tgibench.backends.sagemaker.endpoint import SageMakerEndpoint
+from tgibench.backends.sagemaker.journal import Intent, begin_journal
+from tgibench.backends.sagemaker.names import name_for, new_run, tags_for
+from tgibench.backends.sagemaker.plan import DeploymentPlan, health_timeout_s
+from tgibench.backends.sagemaker.preflight import look
+from tgibench.backends.sagemaker.servers import server_of
+from tgibench.backends.teardown import to_the_end
+from tgibench.endpoints import Timeouts
+from tgibench.errors import AwsError, DeployError, PreflightError
+from tgibench.protocols.sagemaker import SageMakerProtocol
+from tgibench.provenance import Source
+from tgibench.requests import GenerationRequest
+from tgibench.validators import above_zero
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tgibench.backends.sagemaker.preflight import Facts
+    from tgibench.deployments import Deployment
+    from tgibench.prices import PriceTable
+    from tgibench.protocols import WireProtocol
+    from tgibench.records import Exchange
+
+__all__ = ["SageMakerBackend"]
+
+_PROVISION_S = 1200  # finding instances and pulling the image
+_DELETE_RESERVE_S = 600.0
+_VARIANT = "AllTraffic"
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@attrs.frozen(kw_only=True)
+class SageMakerBackend:
+    """Deploys to Amazon SageMaker with boto3, or attaches to an endpoint that is there, and streams from it.
+
+    What it creates it deletes, whatever happens: it is written to a journal before it is created, its deletion cannot be cancelled
+    and goes on until nothing is found any more. What a killed process leaves is found and removed by ``tgibench cleanup``.
+
+    Args:
+        role_arn: The role that the container runs with; None for the role whose session this is.
+        region: Where; None for what the environment or the profile says.
+        profile: Of the shared AWS configuration.
+        prices: What machines cost; None for the built-in `tgibench.PriceTable` of the region. Without a price nothing is created.
+        protocol: What the container speaks; None for its server's own.
+        openai_path: Whether to use SageMaker's OpenAI-compatible path, with a bearer token and without frames.
+        endpoint_name: An endpoint that is there, to attach to: nothing is created or deleted.
+        inference_component: One of that endpoint's.
+        inference_ami: The host image; None for what the container's CUDA needs, else the instance type's default.
+        lifetime_s: Longest that a deployment is meant to live: credentials that cannot be refreshed must last so long, and a tag tells
+            when it has expired.
+        ready_timeout_s: How long until it must be in service; None to derive it from the model's size.
+        teardown_timeout_s: How long deleting may take before it is given up; an endpoint being created must settle first.
+        poll_s: Seconds between two looks at the endpoint.
+        consistent_after_s: For so long after a creation "not found" is not believed.
+
+    Raises:
+        InvalidValueError: A duration is not above 0.
+    """
+
+    role_arn: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    prices: PriceTable | None = None
+    protocol: WireProtocol | None = None
+    openai_path: bool = False
+    endpoint_name: str | None = None
+    inference_component: str | None = None
+    inference_ami: str | None = None
+    lifetime_s: float = attrs.field(default=4 * 3600.0, validator=above_zero)
+    ready_timeout_s: float | None = attrs.field(default=None, validator=attrs.validators.optional(above_zero))
+    teardown_timeout_s: float = attrs.field(default=2 * 3600.0, validator=above_zero)
+    poll_s: float = attrs.field(default=15.0, validator=above_zero)
+    consistent_after_s: float = attrs.field(default=30.0, validator=above_zero)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return "sagemaker"
+
+    @property
+    def source(self) -> Source:
+        """MEASURED; a SageMaker on this machine's loopback is a fake, and its cells are EMULATED."""
+        return Source.MEASURED
+
+    async def plan(self, deployment: Deployment) -> DeploymentPlan:
+        """What `deploy` would create, and everything that stands in the way. Nothing is created.
+
+        Raises:
+            AwsError: There is no region.
+            MissingExtraError: boto3 is not installed.
+        """
+        return self._plan(deployment, await self._aws(), await self._look(deployment, await self._aws()))
+
+    @asynccontextmanager
+    async def deploy(self, deployment: Deployment) -> AsyncIterator[SageMakerEndpoint]:
+        """Create it, wait until it serves, warm it up; on leaving, delete it and make sure that it is gone.
+
+        Raises:
+            PreflightError: Something that it needs is missing; nothing was created.
+            DeployError: It was not created, or did not get into service; what had been created is deleted.
+            TeardownError: On leaving: something is not known to be gone; the message says what and how to remove it.
+        """
+        aws = await self._aws()
+        if self.endpoint_name is not None:
+            yield await self._attached(aws, deployment, self.endpoint_name)
+            return
+        facts = await self._look(deployment, aws)
+        plan = self._plan(deployment, aws, facts)
+        if plan.problems:
+            raise PreflightError(plan.problems)
+        intent = self._intent(plan, facts)
+        with begin_journal(intent) as journal, watched(intent):
+            control = ControlPlane(
+                aws, poll_s=self.poll_s, consistent_after_s=self.consistent_after_s, note=journal.write
+            )
+            try:
+                began_s = asyncio.get_running_loop().time()
+                await self._create(control, intent, plan, facts)
+                await control.wait_in_service(intent.name, plan.ready_timeout_s)
+                ready_s = asyncio.get_running_loop().time() - began_s
+                yield await self._ready(aws, plan, intent, ready_s)
+            finally:
+                await to_the_end(control.remove(intent.name, timeout_s=self.teardown_timeout_s))
+
+    async def _aws(self) -> Aws:
+        """The account with its region settled."""
+        aws = Aws(self.region, self.profile)
+        if aws.region is None:
+            region = (await asyncio.to_thread(aws.session)).region_name
+            if region is None:
+                raise AwsError("no region: give region=… or set AWS_REGION", code="NoRegionError")
+            aws = attrs.evolve(aws, region=region)
+        return aws
+
+    async def _look(self, deployment: Deployment, aws: Aws) -> Facts:
+        return await look(
+            aws,
+            deployment,
+            role_arn=self.role_arn,
+            prices=self.prices,
+            ami=self.inference_ami,
+            lifetime_s=self.lifetime_s,
+        )
+
+    def _plan(self, deployment: Deployment, aws: Aws, facts: Facts) -> DeploymentPlan:
+        timeout_s = self.ready_timeout_s or _PROVISION_S + health_timeout_s(deployment)
+        hours = (timeout_s + _DELETE_RESERVE_S) / 3600
+        return DeploymentPlan(
+            deployment=deployment,
+            region=aws.region or "",
+            account=facts.account,
+            role_arn=facts.role_arn,
+            image=facts.image,
+            ami=facts.ami,
+            variables=tuple(facts.environment),
+            usd_per_hour=facts.usd_per_hour,
+            ready_timeout_s=timeout_s,
+            startup_usd_at_most=None if facts.usd_per_hour is None else hours * facts.usd_per_hour,
+            problems=tuple(facts.problems),
+            notes=tuple(facts.notes),
+        )
+
+    def _intent(self, plan: DeploymentPlan, facts: Facts) -> Intent:
+        run = new_run()
+        return Intent(
+            name=name_for(plan.deployment, run),
+            region=plan.region,
+            account=plan.account or "",
+            instance_type=plan.deployment.instance_type,
+            count=plan.deployment.replicas,
+            usd_per_hour=plan.usd_per_hour or 0.0,
+            tags=tags_for(run, facts.owner or "", self.lifetime_s),
+        )
+
+    async def _create(self, control: ControlPlane, intent: Intent, plan: DeploymentPlan, facts: Facts) -> None:
+        """Each call runs to its end even when cancelled, so that what it created is known to be there before it is deleted."""
+        name, tags = intent.name, [{"Key": key, "Value": value} for key, value in intent.tags.items()]
+        container = {"Image": plan.image, "Environment": facts.environment}
+        variant: dict[str, Any] = {
+            "VariantName": _VARIANT,
+            "ModelName": name,
+            "InitialInstanceCount": intent.count,
+            "InstanceType": intent.instance_type,
+            "ContainerStartupHealthCheckTimeoutInSeconds": health_timeout_s(plan.deployment),
+        }
+        if plan.ami is not None:
+            variant["InferenceAmiVersion"] = plan.ami
+        await to_the_end(
+            control.create(Kind.MODEL, name, ExecutionRoleArn=plan.role_arn, PrimaryContainer=container, Tags=tags)
+        )
+        await to_the_end(control.create(Kind.CONFIG, name, ProductionVariants=[variant], Tags=tags))
+        await to_the_end(control.create(Kind.ENDPOINT, name, EndpointConfigName=name, Tags=tags))
+
+    async def _ready(self, aws: Aws, plan: DeploymentPlan, intent: Intent, ready_s: float) -> SageMakerEndpoint:
+        deployment = plan.deployment
+        bare = await self._endpoint(aws, deployment, intent.name)
+        first = await _warm_up(bare)
+        first_s = (
+            float(first.chunk_times_s[0]) - (first.sent_s or first.started_s) if len(first.chunk_times_s) else None
+        )
+        told = {
+            "image": plan.image,
+            "host_image": plan.ami or f"default of {intent.instance_type}",
+            "usd_per_hour": f"{intent.usd_per_hour:g}",
+            "startup_usd": f"{intent.usd_per_hour * ready_s / 3600:.4f}",
+            "first_token_after_ready_s": None if first_s is None else f"{first_s:.3f}",
+        }
+        return attrs.evolve(
+            bare, facts={**bare.facts, **{name: text for name, text in told.items() if text is not None}}
+        )
+
+    async def _attached(self, aws: Aws, deployment: Deployment, name: str) -> SageMakerEndpoint:
+        described = await ControlPlane(aws, poll_s=self.poll_s).describe(Kind.ENDPOINT, name)
+        if described is None:
+            raise DeployError(f"there is no endpoint {name} in {aws.region}")
+        if described["EndpointStatus"] not in {"InService", "Updating", "SystemUpdating"}:
+            raise DeployError(f"endpoint {name} is {described['EndpointStatus']}: it does not serve")
+        return await self._endpoint(aws, deployment, name)
+
+    async def _endpoint(self, aws: Aws, deployment: Deployment, name: str) -> SageMakerEndpoint:
+        client = await asyncio.to_thread(aws.client, "sagemaker-runtime")
+        url = str(client.meta.endpoint_url)
+        inner = self.protocol or server_of(deployment).protocol(deployment)
+        protocol = SageMakerProtocol(
+            endpoint_name=name,
+            inner=inner,
+            inference_component=self.inference_component,
+            openai_path=self.openai_path,
+        )
+        facts = {
+            "server": deployment.server,
+            "endpoint": name,
+            "region": aws.region or "",
+            "model_id": deployment.model_id,
+        }
+        if deployment.server_version is not None:
+            facts["version"] = deployment.server_version
+        if urlsplit(url).hostname in _LOOPBACK:
+            facts["emulated"] = "true"
+        return SageMakerEndpoint(protocol, region=aws.region, profile=self.profile, url=url, facts=facts)
+
+
+async def _warm_up(endpoint: SageMakerEndpoint) -> Exchange:
+    """Two requests; the first, which is the slowest.
+
+    Raises:
+        DeployError: An endpoint in service does not answer them.
+    """
+    request = GenerationRequest(prompt="Say hello.", max_new_tokens=8)
+    async with endpoint.connect() as client:
+        first, second = [await client.generate(request, Timeouts()) for _ in range(2)]
+    if second.failure is not None:
+        raise DeployError(f"{endpoint.protocol.endpoint_name} is in service and fails: {second.failure.message}")
+    return first

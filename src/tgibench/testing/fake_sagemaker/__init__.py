@@ -1,0 +1,246 @@
+"""A fake SageMaker on loopback: the control plane and the runtime of one account, good enough for boto3 and for money's sake.
+
+Everything is at one address, so that ``AWS_ENDPOINT_URL`` alone sends boto3 there: SageMaker itself, its runtime, and the little of
+STS, IAM, Service Quotas and CloudWatch Logs that a deployer asks for. Containers are the emulator's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import attrs
+from aiohttp import web
+
+from tgibench.backends.sagemaker.quotas import QUOTA_CODES
+from tgibench.errors import DeployError
+from tgibench.testing.fake_sagemaker.account import Account
+from tgibench.testing.fake_sagemaker.identity import Identity
+from tgibench.testing.fake_sagemaker.resources import Refused, Trouble
+from tgibench.testing.fake_sagemaker.runtime import Runtime, StreamTrouble, deployment_of
+from tgibench.twin.policy import settings_for
+from tgibench.twin.step_time import ModelledTimes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tgibench.twin.step_time import StepTimes
+
+__all__ = ["FakeSageMaker", "Identity", "StreamTrouble", "Trouble", "fake_sagemaker"]
+
+_JSON = "application/x-amz-json-1.1"
+_MAX_BODY_BYTES = 6_291_456
+_ROLE = "tgibench-fake"
+_GPU_QUOTA_NAMES = "for endpoint usage"
+
+
+@attrs.define(eq=False, kw_only=True)
+class FakeSageMaker:
+    """A fake account that runs.
+
+    Args:
+        url: Its address.
+        account: Its state; may be looked into and changed.
+        runtime: Its containers; `StreamTrouble`s may be added to its ``troubles``.
+        identity: Whose calls it takes.
+        logs: Log lines by endpoint, with the wall time (seconds) at which they were written.
+    """
+
+    url: str
+    account: Account
+    runtime: Runtime
+    identity: Identity
+    logs: dict[str, list[tuple[float, str]]]
+
+    @property
+    def role_arn(self) -> str:
+        """A role that SageMaker may assume."""
+        return f"arn:aws:iam::{self.account.number}:role/{_ROLE}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which boto3 (and so tgibench) finds this account instead of a real one."""
+        return {
+            **self.identity.environment,
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_REGION": self.account.region,
+            "AWS_DEFAULT_REGION": self.account.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@asynccontextmanager
+async def fake_sagemaker(
+    *,
+    speed: float = 1.0,
+    identity: Identity | None = None,
+    step_times: StepTimes | None = None,
+    cut_bytes: int | None = None,
+    **account: Any,
+) -> AsyncIterator[FakeSageMaker]:
+    """Run a fake account on this loop until the context is left.
+
+    Args:
+        speed: Seconds of the account's time in a second of ours: deployments become ready so much sooner.
+        identity: Whose calls it takes.
+        step_times: Of every container; None for those of its model and machine.
+        cut_bytes: Frames hold so many bytes of a container's output, wherever that cuts.
+        account: Further arguments of `Account`: quotas, ``creating_s``, ``deleting_s``, ``lag_s``, ….
+    """
+    loop = asyncio.get_running_loop()
+    began_s, began_at = loop.time(), datetime.now(UTC).timestamp()
+    logs: dict[str, list[tuple[float, str]]] = {}
+
+    def log(endpoint: str, line: str) -> None:
+        logs.setdefault(endpoint, []).append((datetime.now(UTC).timestamp(), line))
+
+    state = Account(**{"clock": lambda: began_at + (loop.time() - began_s) * speed, "fails": _start_failure, **account})
+    runtime = Runtime(state, step_times=step_times, log=log, cut_bytes=cut_bytes)
+    fake = FakeSageMaker(url="", account=state, runtime=runtime, identity=identity or Identity(), logs=logs)
+    runner = web.AppRunner(_application(fake), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield fake
+    finally:
+        await runner.cleanup()
+        await runtime.close()
+
+
+def _start_failure(model: dict[str, Any], instance_type: str) -> str | None:
+    """Why a container would not pass its health check: the model does not fit the machine's memory."""
+    try:
+        deployment = deployment_of(model, {"InstanceType": instance_type, "InitialInstanceCount": 1})
+        settings_for(deployment, ModelledTimes.of(deployment).cache_tokens)
+    except (DeployError, Refused) as error:
+        return (
+            "The primary container for production variant AllTraffic did not pass the ping health check. Please check "
+            f"CloudWatch logs for this endpoint. ({error})"
+        )
+    return None
+
+
+def _application(fake: FakeSageMaker) -> web.Application:
+    application = web.Application(client_max_size=_MAX_BODY_BYTES)
+
+    async def control(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            fake.identity.check_signature(request, body)
+            return _control(fake, request, body)
+        except Refused as refused:
+            return _refusal(request, refused)
+
+    async def invoke(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            fake.identity.check_signature(request, body)
+            return await fake.runtime.invoke(request, body, streamed=request.path.endswith("-stream"))
+        except Refused as refused:
+            return _runtime_refusal(refused)
+
+    async def openai(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            fake.identity.check_bearer(request.headers.get("Authorization", ""))
+            return await fake.runtime.openai(request, body)
+        except Refused as refused:
+            return _runtime_refusal(refused)
+
+    application.router.add_post("/", control)
+    for operation in ("invocations", "invocations-response-stream"):
+        application.router.add_post(f"/endpoints/{{endpoint}}/{operation}", invoke)
+    application.router.add_post("/endpoints/{endpoint}/openai/{rest:.+}", openai)
+    return application
+
+
+def _control(fake: FakeSageMaker, request: web.Request, body: bytes) -> web.Response:
+    service, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
+    if not operation:
+        return _query(fake, {name: values[0] for name, values in parse_qs(body.decode()).items()})
+    asked = json.loads(body or b"{}")
+    if service == "SageMaker":
+        answer = fake.account.handle(operation, asked)
+    elif service.startswith("ServiceQuotas"):
+        answer = _quota(fake, asked)
+    elif service.startswith("Logs"):
+        answer = _log_events(fake, asked)
+    else:
+        raise Refused("UnknownOperationException", f"{service} is not known here")
+    return web.Response(body=json.dumps(answer).encode(), content_type=_JSON)
+
+
+def _query(fake: FakeSageMaker, asked: dict[str, str]) -> web.Response:
+    """STS and IAM, which answer in XML."""
+    number = fake.account.number
+    if asked.get("Action") == "GetCallerIdentity":
+        inside = (
+            f"<Arn>arn:aws:iam::{number}:user/fake</Arn><UserId>AIDAFAKE</UserId><Account>{number}</Account>",
+            "https://sts.amazonaws.com/doc/2011-06-15/",
+        )
+    elif asked.get("Action") == "GetRole" and asked.get("RoleName") == _ROLE:
+        trust = (
+            "%7B%22Statement%22%3A%5B%7B%22Principal%22%3A%7B%22Service%22%3A%22sagemaker.amazonaws.com%22%7D%7D%5D%7D"
+        )
+        role = (
+            f"<Role><Path>/</Path><RoleName>{_ROLE}</RoleName><RoleId>AROAFAKE</RoleId><Arn>{fake.role_arn}</Arn>"
+            f"<CreateDate>2026-01-01T00:00:00Z</CreateDate><AssumeRolePolicyDocument>{trust}</AssumeRolePolicyDocument></Role>"
+        )
+        inside = (
+            role,
+            "https://iam.amazonaws.com/doc/2010-05-08/",
+        )
+    elif asked.get("Action") == "GetRole":
+        raise Refused("NoSuchEntity", f"The role with name {asked.get('RoleName')} cannot be found.", 404)
+    else:
+        raise Refused("InvalidAction", f"{asked.get('Action')} is not known here")
+    name, (result, namespace) = asked["Action"], inside
+    text = f'<{name}Response xmlns="{namespace}"><{name}Result>{result}</{name}Result></{name}Response>'
+    return web.Response(text=text, content_type="text/xml")
+
+
+def _quota(fake: FakeSageMaker, asked: dict[str, Any]) -> dict[str, Any]:
+    """Service Quotas' GetServiceQuota: by code, which stands for one instance type."""
+    kind = next((kind for kind, code in QUOTA_CODES.items() if code == asked.get("QuotaCode")), None)
+    if asked.get("ServiceCode") != "sagemaker" or kind is None:
+        raise Refused("NoSuchResourceException", "The request failed because the specified resource does not exist.")
+    value = float(fake.account.quotas.get(kind, fake.account.default_quota))
+    return {"Quota": {"QuotaCode": asked["QuotaCode"], "QuotaName": f"{kind} {_GPU_QUOTA_NAMES}", "Value": value}}
+
+
+def _log_events(fake: FakeSageMaker, asked: dict[str, Any]) -> dict[str, Any]:
+    """CloudWatch Logs' FilterLogEvents."""
+    name = asked["logGroupName"].removeprefix("/aws/sagemaker/Endpoints/")
+    if name not in fake.logs:
+        raise Refused("ResourceNotFoundException", "The specified log group does not exist.")
+    begin, end = asked.get("startTime", 0), asked.get("endTime", float("inf"))
+    pattern = asked.get("filterPattern", "").strip('"')
+    events = [
+        {"logStreamName": "AllTraffic/i-0", "timestamp": int(at * 1000), "message": line.replace("\x1b", "#033"), "eventId": str(n)}
+        for n, (at, line) in enumerate(fake.logs[name])
+        if begin <= at * 1000 < end and pattern in line
+    ]  # fmt: skip
+    start, size = int(asked.get("nextToken", "0")), asked.get("limit", 10_000)
+    answer: dict[str, Any] = {"events": events[start : start + size]}
+    return {**answer, "nextToken": str(start + size)} if start + size < len(events) else answer
+
+
+def _refusal(request: web.Request, refused: Refused) -> web.Response:
+    if "X-Amz-Target" not in request.headers:
+        text = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{refused.code}</Code><Message>{refused.message}</Message>"
+            "</Error></ErrorResponse>"
+        )
+        return web.Response(text=text, status=refused.status, content_type="text/xml")
+    body = json.dumps({"__type": refused.code, "message": refused.message}).encode()
+    return web.Response(body=body, status=refused.status, content_type=_JSON)
+
+
+def _runtime_refusal(refused: Refused) -> web.Response:
+    said = {"Message": refused.message}
+    return web.json_response(said, status=refused.status, headers={"x-amzn-ErrorType": refused.code})
