@@ -37,7 +37,14 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests against the installed package, examples and the code in README and docs included."""
     _install(session, "dev")
-    arguments = session.posargs or ["-n", "2", "--dist=loadfile", "--cov=tgibench", "--cov-branch", "--cov-report=term:skip-covered"]
+    arguments = session.posargs or [
+        "-n",
+        "2",
+        "--dist=loadfile",
+        "--cov=tgibench",
+        "--cov-branch",
+        "--cov-report=term:skip-covered",
+    ]
     session.run("pytest", *arguments)
 
 
