@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from tgibench.measurements import DeploymentFailure as DeploymentFailure
     from tgibench.measurements import Measurement as Measurement
     from tgibench.measurements import Study as Study
+    from tgibench.measuring import measure as measure
     from tgibench.metrics import SLO as SLO
     from tgibench.metrics import Metrics as Metrics
     from tgibench.pareto import pareto_front as pareto_front
@@ -142,7 +143,6 @@ if TYPE_CHECKING:
     from tgibench.storage import StudyStore as StudyStore
     from tgibench.storage import read_study as read_study
     from tgibench.sweeps import Progress as Progress
-    from tgibench.sweeps import measure as measure
     from tgibench.sweeps import sweep as sweep
     from tgibench.sync import adaptive_sweep_blocking as adaptive_sweep_blocking
     from tgibench.sync import find_capacity_blocking as find_capacity_blocking
@@ -199,6 +199,7 @@ _HOMES = {
     "fits": ("calibrate", "fit"),
     "loads": ("ClosedLoop", "ClosedPhase", "LoadProfile", "OpenPhase", "Stages"),
     "measurements": ("DeploymentFailure", "Measurement", "Study"),
+    "measuring": ("measure",),
     "metrics": ("SLO", "Metrics"),
     "pareto": ("pareto_front",),
     "planning": ("CapacityOption", "CapacityPlan", "plan_capacity"),
@@ -237,7 +238,7 @@ _HOMES = {
     "runner": ("RunProgress", "run_load"),
     "stats": ("Distribution", "Estimate"),
     "storage": ("StudyStore", "read_study"),
-    "sweeps": ("Progress", "measure", "sweep"),
+    "sweeps": ("Progress", "sweep"),
     "timelines": ("Timeline",),
     "sync": (
         "adaptive_sweep_blocking",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tgibench.stats import Estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tgibench.stats import Distribution, Interval
 
@@ -37,24 +37,26 @@ def derived(figure: Callable[..., float], *parts: Estimate | None) -> Estimate |
 
     Its interval is what it is at the ends of theirs; None where one has none, or reaches down to nothing made.
     """
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
-        return None
+    values, ranges, count = [], [], None
+    bounded = True
+    for part in parts:
+        if part is None:
+            return None
+        values.append(part.value)
+        count = part.count if count is None else count
+        if part.interval is None:
+            bounded = False
+        else:
+            low, high = part.interval
+            ranges.append((max(low, 0.0), high) if low < high else (max(low, 0.0),))
     try:
-        value = figure(*(part.value for part in known))
+        value = figure(*values)
     except ZeroDivisionError:
         return None
-    count = next((part.count for part in known if part.count is not None), None)
-    return Estimate(value, _ends(figure, known), count)
+    return Estimate(value, _ends(figure, ranges) if bounded else None, count)
 
 
-def _ends(figure: Callable[..., float], parts: list[Estimate]) -> Interval | None:
-    ranges = []
-    for part in parts:
-        if part.interval is None:
-            return None
-        low, high = max(part.interval[0], 0.0), part.interval[1]
-        ranges.append((low, high) if low < high else (low,))
+def _ends(figure: Callable[..., float], ranges: Iterable[tuple[float, ...]]) -> Interval | None:
     try:
         corners = [figure(*corner) for corner in itertools.product(*ranges)]
     except ZeroDivisionError:

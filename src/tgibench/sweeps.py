@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import platform
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
 
-from tgibench._version import __version__
 from tgibench.budgets import Budget, Spending
-from tgibench.checks import warnings_of
-from tgibench.endpoints import ServerView, Timeouts, WatchedEndpoint
+from tgibench.endpoints import Timeouts
 from tgibench.errors import BudgetError, DeployError, InvalidValueError
 from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
-from tgibench.metrics import Metrics
-from tgibench.provenance import Provenance, Source
-from tgibench.runner import run_load
+from tgibench.measuring import CellPlan, run_cell
 from tgibench.storage import StudyStore
 
 if TYPE_CHECKING:
@@ -27,14 +21,13 @@ if TYPE_CHECKING:
 
     from tgibench.backends import Backend
     from tgibench.deployments import Deployment
-    from tgibench.endpoints import Endpoint
     from tgibench.loads import LoadProfile
     from tgibench.metrics import SLO
     from tgibench.records import RequestLog
     from tgibench.requests import PromptSource
     from tgibench.runner import RunProgress
 
-__all__ = ["Progress", "measure", "sweep"]
+__all__ = ["Progress", "sweep"]
 
 
 @attrs.frozen(kw_only=True)
@@ -54,20 +47,6 @@ class Progress:
     cells_done: int
     cells_total: int
     run: RunProgress | None = None
-
-
-@attrs.frozen(kw_only=True)
-class _Plan:
-    """What all cells of a sweep share."""
-
-    backend: Backend
-    prompts: PromptSource
-    seed: int
-    timeouts: Timeouts | None
-    slo: SLO | None
-    give_up_after: int
-    keep_chunk_times: bool
-    spending: Spending | None = None
 
 
 async def sweep(
@@ -119,18 +98,17 @@ async def sweep(
         )
     if seed < 0:
         raise InvalidValueError(f"seed must be a whole number of at least 0, got {seed!r}")
-    plan = _Plan(
+    plan = CellPlan(
         backend=backend,
         prompts=prompts,
         seed=seed,
         timeouts=timeouts,
         slo=slo,
         give_up_after=give_up_after,
-        keep_chunk_times=keep_chunk_times,
-        spending=None if budget is None else Spending(budget),
     )
-    work = _Sweep(plan, StudyStore(store) if store is not None else None, on_measurement, on_progress)
-    work.cells_total = len(deployments) * len(loads)
+    spending = None if budget is None else Spending(budget)
+    work = _Sweep(plan, spending, StudyStore(store) if store is not None else None, on_measurement, on_progress)
+    work.cells_total, work.keep_chunk_times = len(deployments) * len(loads), keep_chunk_times
     try:
         for deployment in deployments:
             await work.deployment(deployment, loads)
@@ -141,48 +119,24 @@ async def sweep(
     return Study(tuple(work.measurements), tuple(work.failures), interrupted=work.interrupted)
 
 
-async def measure(
-    deployment: Deployment,
-    endpoint: Endpoint,
-    load: LoadProfile,
-    *,
-    backend: Backend,
-    prompts: PromptSource,
-    seed: int = 0,
-    timeouts: Timeouts | None = None,
-    slo: SLO | None = None,
-    give_up_after: int = 20,
-) -> Measurement:
-    """Run one load on an endpoint that is deployed already, and return the cell."""
-    plan = _Plan(
-        backend=backend,
-        prompts=prompts,
-        seed=seed,
-        timeouts=timeouts,
-        slo=slo,
-        give_up_after=give_up_after,
-        keep_chunk_times=False,
-    )
-    measurement, _ = await _cell(plan, deployment, endpoint, load, ready_after_s=None, on_progress=None)
-    return measurement
-
-
 class _Sweep:
     """One sweep's state: what is finished, what failed."""
 
     def __init__(
         self,
-        plan: _Plan,
+        plan: CellPlan,
+        spending: Spending | None,
         store: StudyStore | None,
         on_measurement: Callable[[Measurement], None] | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._plan, self._store = plan, store
+        self._plan, self._spending, self._store = plan, spending, store
         self._on_measurement, self._on_progress = on_measurement, on_progress
         self.measurements: list[Measurement] = []
         self.failures: list[DeploymentFailure] = []
         self.interrupted = False
         self.cells_total = 0
+        self.keep_chunk_times = False
         self._cells_gone = 0
 
     async def deployment(self, deployment: Deployment, loads: tuple[LoadProfile, ...]) -> None:
@@ -211,12 +165,12 @@ class _Sweep:
         *,
         skip: AbstractSet[int],
     ) -> None:
-        plan, clock = self._plan, asyncio.get_running_loop()
-        if plan.spending is None:
+        plan, spending, clock = self._plan, self._spending, asyncio.get_running_loop()
+        if spending is None:
             await self._deploy_and_run(deployment, loads, fresh, skip=skip)
             return
         limits, wanted = plan.timeouts or Timeouts(), [load for number, load in enumerate(loads) if number not in skip]
-        allowed_s = plan.spending.admit(deployment, wanted, answer_s=limits.total_s, seed=plan.seed)
+        allowed_s = spending.admit(deployment, wanted, answer_s=limits.total_s, seed=plan.seed)
         ordered_s = clock.time()
         try:
             async with asyncio.timeout(allowed_s) as limit:
@@ -225,7 +179,7 @@ class _Sweep:
             if not limit.expired():
                 raise
         finally:
-            plan.spending.charge(deployment, clock.time() - ordered_s)
+            spending.charge(deployment, clock.time() - ordered_s)
         if limit.expired():
             self.interrupted = False  # the load was stopped by the limit, not by the caller
             raise BudgetError(
@@ -248,7 +202,7 @@ class _Sweep:
             for number in sorted(set(range(len(loads))) - set(skip)):
                 load = loads[number]
                 self._report(deployment, load)
-                measurement, log = await _cell(
+                measurement, log = await run_cell(
                     self._plan,
                     deployment,
                     endpoint,
@@ -273,7 +227,7 @@ class _Sweep:
 
     def _keep(self, measurement: Measurement, log: RequestLog) -> None:
         if self._store:
-            self._store.add(measurement, log if self._plan.keep_chunk_times else None)
+            self._store.add(measurement, log if self.keep_chunk_times else None)
         if self._on_measurement:
             self._on_measurement(measurement)
 
@@ -293,54 +247,3 @@ class _Sweep:
                     run=run,
                 )
             )
-
-
-async def _cell(
-    plan: _Plan,
-    deployment: Deployment,
-    endpoint: Endpoint,
-    load: LoadProfile,
-    *,
-    ready_after_s: float | None,
-    on_progress: Callable[[RunProgress], None] | None,
-) -> tuple[Measurement, RequestLog]:
-    began_at = datetime.now(UTC)
-    view_of = await endpoint.watch_run() if isinstance(endpoint, WatchedEndpoint) else None
-    log = await run_load(
-        endpoint,
-        load,
-        plan.prompts,
-        seed=plan.seed,
-        timeouts=plan.timeouts,
-        give_up_after=plan.give_up_after,
-        on_progress=on_progress,
-    )
-    view = ServerView(log=log) if view_of is None or log.stopped == "cancelled" else await view_of(log)
-    log = view.log
-    metrics = Metrics.of(log, slo=plan.slo)
-    source = Source.EMULATED if endpoint.facts.get("emulated") == "true" else plan.backend.source
-    provenance = Provenance(
-        backend=plan.backend.name,
-        began_at=began_at,
-        ended_at=datetime.now(UTC),
-        seed=plan.seed,
-        ready_after_s=ready_after_s,
-        facts={
-            "tgibench": __version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "stamps": log.health.stamps.value,
-            **endpoint.facts,
-            **view.facts,
-        },
-    )
-    measurement = Measurement(
-        deployment=deployment,
-        load=load,
-        prompts=plan.prompts.identity,
-        metrics=metrics,
-        source=source,
-        provenance=provenance,
-        warnings=(*warnings_of(metrics, log), *view.warnings),
-    )
-    return measurement, log

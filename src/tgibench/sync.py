@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from tgibench import adaptive, capacity, runner, sweeps
+from tgibench import adaptive, capacity, measuring, runner, sweeps
 from tgibench.errors import RunningLoopError
 
 if TYPE_CHECKING:
@@ -45,6 +45,6 @@ def blocking(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
 sweep_blocking = blocking(sweeps.sweep)
 adaptive_sweep_blocking = blocking(adaptive.adaptive_sweep)
-measure_blocking = blocking(sweeps.measure)
+measure_blocking = blocking(measuring.measure)
 run_load_blocking = blocking(runner.run_load)
 find_capacity_blocking = blocking(capacity.find_capacity)

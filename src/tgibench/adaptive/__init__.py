@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING
 
-from tgibench import sweeps
+from tgibench import measuring
 from tgibench.adaptive._outcomes import AdaptiveStudy, GoalOutcome, Skipped
 from tgibench.adaptive._plan import Measure, Plan
 from tgibench.adaptive._work import Work
@@ -114,4 +114,4 @@ async def adaptive_sweep(
 async def _measured(
     deployment: Deployment, endpoint: Endpoint, load: LoadProfile, *, seed: int, backend: Backend, prompts: PromptSource
 ) -> Measurement:
-    return await sweeps.measure(deployment, endpoint, load, backend=backend, prompts=prompts, seed=seed)
+    return await measuring.measure(deployment, endpoint, load, backend=backend, prompts=prompts, seed=seed)

@@ -56,8 +56,10 @@ class _Cells:
         """The cells as CSV: formatting them one by one is what most of the time would go to."""
         if values is self.absent:
             return "," * (len(values) - 1)
-        if None not in values:
+        try:
             return self.whole % values
+        except TypeError:  # one is missing
+            pass
         return ",".join("" if value is None else form % value for form, value in zip(self.formats, values, strict=True))
 
 
