@@ -33,6 +33,7 @@ _QUICK_SHARE = 4
 _CLOCKS_FRESH_S = 1.0
 _TOLERANCE_S = 0.0005
 _UNKNOWN = float("inf")
+_MOST_PROBES = 100
 
 
 @attrs.define(eq=False)
@@ -40,7 +41,7 @@ class _Source:
     """A socket and whom to tell: what came and when, its end, what broke it."""
 
     socket: socket.socket
-    recvmsg: Callable[[int, int], tuple[bytes, list[tuple[int, int, bytes]], int, object]]
+    recvmsg_into: Callable[[list[memoryview], int], tuple[int, list[tuple[int, int, bytes]], int, object]]
     take: Callable[[float, bytes], None]
     ended: Callable[[], None]
     broken: Callable[[OSError], None]
@@ -60,12 +61,17 @@ class StampedReader:
         self._poller = select.epoll()
         self._sources: dict[int, _Source] = {}
         self._pause: asyncio.TimerHandle | None = None
+        self._buffer = memoryview(
+            bytearray(_READ_BYTES)
+        )  # one for all: a fresh one for each read costs more than its copy
+        self._buffers = [self._buffer]
         self._clocks = _Clocks()
         self._now_s = loop.time()
         self._quick = 0
-        # the kernel begins to stamp some time after the first socket asks: this one asks before any connection does
-        self._first = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._first.setsockopt(socket.SOL_SOCKET, _OPTION, 1)
+        self._probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._probe.setblocking(False)
+        self._probe.bind(("127.0.0.1", 0))
+        self._probe.setsockopt(socket.SOL_SOCKET, _OPTION, 1)
         loop.add_reader(self._poller.fileno(), self._turn)
 
     @staticmethod
@@ -73,6 +79,29 @@ class StampedReader:
         """Whether this system and this loop have what it takes."""
         known = sys.platform == "linux" and os.uname().machine in {"x86_64", "aarch64"}
         return known and type(loop) is asyncio.SelectorEventLoop
+
+    @classmethod
+    async def open(cls) -> StampedReader | None:
+        """A reader for the running loop as soon as the kernel gives stamps; None where it does not."""
+        loop = asyncio.get_running_loop()
+        if not cls.available(loop):
+            return None
+        reader = cls(loop)
+        for _ in range(_MOST_PROBES):
+            if reader.stamps_come():
+                return reader
+            await asyncio.sleep(_PAUSE_S)
+        reader.close()
+        return None
+
+    def stamps_come(self) -> bool:
+        """Whether a datagram to ourselves has a stamp: the kernel begins to give them some time after the first socket asks."""
+        self._probe.sendto(b"?", self._probe.getsockname())
+        try:
+            _, ancillary, _, _ = self._probe.recvmsg(1, _ANCILLARY_BYTES)
+        except BlockingIOError:
+            return False
+        return bool(ancillary)
 
     def add(
         self,
@@ -94,7 +123,7 @@ class StampedReader:
         own.setblocking(False)
         own.setsockopt(socket.SOL_SOCKET, _OPTION, 1)
         number = own.fileno()
-        self._sources[number] = _Source(own, own.recvmsg, take, ended, broken)
+        self._sources[number] = _Source(own, own.recvmsg_into, take, ended, broken)
         self._poller.register(number, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         return number
 
@@ -113,7 +142,7 @@ class StampedReader:
             self._pause.cancel()
         self._loop.remove_reader(self._poller.fileno())
         self._poller.close()
-        self._first.close()
+        self._probe.close()
 
     def _turn(self) -> None:
         """Read every socket that something came to; then pause, or wait for the next."""
@@ -134,14 +163,14 @@ class StampedReader:
     def _read(self, number: int, source: _Source, *, whole: bool) -> bool:
         """Read once; whether to go on."""
         try:
-            data, ancillary, _, _ = source.recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
+            size, ancillary, _, _ = source.recvmsg_into(self._buffers, _ANCILLARY_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
             self.remove(number)
             source.broken(error)
             return False
-        if not data:
+        if not size:
             self.remove(number)
             source.ended()
             return False
@@ -151,8 +180,8 @@ class StampedReader:
         if arrived_s - source.last_s < _QUICK_S:
             self._quick += 1
         source.last_s = arrived_s
-        source.take(arrived_s, data)
-        return whole or len(data) == _READ_BYTES
+        source.take(arrived_s, self._buffer[:size].tobytes())
+        return whole or size == _READ_BYTES
 
     def _checked_s(self, arrived_s: float, ancillary: list[tuple[int, int, bytes]]) -> float:
         self._now_s = self._loop.time()

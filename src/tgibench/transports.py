@@ -79,8 +79,7 @@ async def open_transport(
 ) -> AsyncIterator[AiohttpTransport]:
     """A transport to one server; leaving the context closes its connections."""
     connector = aiohttp.TCPConnector(limit=0, ssl=verify_tls, keepalive_timeout=_KEEP_ALIVE_S)
-    loop = asyncio.get_running_loop()
-    reader = StampedReader(loop) if StampedReader.available(loop) else None
+    reader = await StampedReader.open()
     hooked = _hook(connector, reader)
     try:
         async with aiohttp.ClientSession(

@@ -18,13 +18,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 class Pair:
     """A connected pair of sockets, one end of which is read with stamps."""
 
-    def __init__(self):
+    def __init__(self, reader):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.near = socket.create_connection(listener.getsockname())
             self.far, _ = listener.accept()
         self.near.setblocking(False)
         self.loop = asyncio.get_running_loop()
-        self.reader = StampedReader(self.loop)
+        self.reader = reader
         self.reads, self.events = [], asyncio.Queue()
         self.number = self.reader.add(
             self.near.fileno(),
@@ -51,8 +51,9 @@ class Pair:
 
 @pytest.fixture
 async def pair():
-    one = Pair()
-    await asyncio.sleep(0.05)  # the kernel begins to stamp a moment after it was asked to
+    reader = await StampedReader.open()
+    assert reader is not None
+    one = Pair(reader)
     yield one
     one.close()
 
@@ -120,3 +121,16 @@ async def test_malformed_framing_is_undecodable_and_keeps_what_came():
     assert first.failure.kind is tb.FailureKind.UNDECODABLE
     assert first.output_tokens == 1
     assert second.connect_s is not None
+
+
+async def test_where_the_kernel_gives_no_stamps_there_is_no_reader(monkeypatch):
+    """As in a sandbox that ignores the option: times are then taken when bytes leave the socket, and the result says so."""
+    monkeypatch.setattr(StampedReader, "stamps_come", lambda _: False)
+    monkeypatch.setattr("tgibench.receive_stamps._MOST_PROBES", 2)
+    async with (
+        serving(lambda number: [HEAD, chunk(tgi_event(1, 1)), END]) as url,
+        tb.HttpEndpoint(url).connect() as client,
+    ):
+        exchange = await client.generate(tb.GenerationRequest(prompt="Hello"), tb.Timeouts())
+        assert client.stamps is tb.StampSource.SOCKET_READ
+    assert exchange.failure is None
