@@ -88,9 +88,7 @@ def to_csv(study: Study, costs: CostModel | None = None) -> str:
     for row in rows:
         text.write("\n")
         writer.writerow(_texts(row))
-        for cells, values in _figures(row, extras):
-            text.write(",")
-            text.write(cells.text(values))
+        text.write("," + ",".join([cells.text(values) for cells, values in _figures(row, extras)]))
     text.write("\n")
     return text.getvalue()
 
