@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     from tgibench.reports.cells import to_json as to_json
     from tgibench.reports.files import write_report as write_report
     from tgibench.reports.markdown import markdown as markdown
+    from tgibench.reports.notebook import plot as plot
     from tgibench.reports.page import html_page as html_page
     from tgibench.reports.study_csv import study_csv as study_csv
     from tgibench.reports.tables import to_csv as to_csv
@@ -218,6 +219,7 @@ _HOMES = {
     "reports.cells": ("to_json",),
     "reports.files": ("write_report",),
     "reports.markdown": ("markdown",),
+    "reports.notebook": ("plot",),
     "reports.page": ("html_page",),
     "reports.study_csv": ("study_csv",),
     "reports.tables": ("to_csv", "to_dataframe"),
