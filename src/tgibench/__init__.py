@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from tgibench.comparisons import Verdict as Verdict
     from tgibench.comparisons import compare as compare
     from tgibench.comparisons import compare_estimates as compare_estimates
+    from tgibench.cost_models import CostSum as CostSum
+    from tgibench.cost_models import FixedCost as FixedCost
+    from tgibench.cost_models import InstanceHours as InstanceHours
+    from tgibench.cost_models import PerToken as PerToken
     from tgibench.costs import Cost as Cost
     from tgibench.costs import CostModel as CostModel
-    from tgibench.costs import CostSum as CostSum
-    from tgibench.costs import FixedCost as FixedCost
-    from tgibench.costs import InstanceHours as InstanceHours
-    from tgibench.costs import PerToken as PerToken
     from tgibench.deployments import Deployment as Deployment
     from tgibench.endpoints import Client as Client
     from tgibench.endpoints import Endpoint as Endpoint
@@ -179,7 +179,8 @@ _HOMES = {
     "choices": ("Choice",),
     "client": ("HttpEndpoint",),
     "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
-    "costs": ("Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"),
+    "cost_models": ("CostSum", "FixedCost", "InstanceHours", "PerToken"),
+    "costs": ("Cost", "CostModel"),
     "deployments": ("Deployment",),
     "endpoints": ("Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
     "errors": (

@@ -1,4 +1,4 @@
-"""What a measurement's tokens cost. A `CostModel` is anything that turns a `Measurement` into a `Cost`; models add up with ``+``.
+"""What a measurement's tokens cost. A `CostModel` is anything that turns a `Measurement` into a `Cost`; `tgibench.cost_models` has some.
 
 A cost is reckoned from a stored measurement and today's prices, or any other: nothing is run again. Intervals come from the
 throughput's and the token counts': a figure is taken at the ends of their intervals, so the fewest tokens per second make the
@@ -10,23 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
-from attrs import validators
 
-from tgibench.errors import InvalidValueError
-from tgibench.estimates import derived, exact, mean_of, total
-from tgibench.validators import above_zero, below_one, day_or_none, not_blank, not_negative, share
+from tgibench.estimates import derived, exact, mean_of
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from tgibench.measurements import Measurement
-    from tgibench.prices import Price, PriceTable
+    from tgibench.prices import Price
     from tgibench.stats import Estimate
 
-__all__ = ["Cost", "CostModel", "CostSum", "FixedCost", "InstanceHours", "PerToken"]
+__all__ = ["HOUR_S", "MILLION", "Cost", "CostModel", "billed_usd", "hourly_cost", "minutes_to_million", "tokens_told"]
 
-_MILLION = 1e6
-_HOUR_S = 3600.0
+MILLION = 1e6
+HOUR_S = 3600.0
 
 
 @attrs.frozen(kw_only=True)
@@ -68,221 +63,7 @@ class CostModel(Protocol):
         """
 
 
-def _plus(self: CostModel, other: CostModel) -> CostSum:
-    return CostSum((self, other))
-
-
-def _plus_reversed(self: CostModel, other: CostModel) -> CostSum:
-    return CostSum((other, self))
-
-
-@attrs.frozen
-class InstanceHours:
-    """Machines rented by the hour: the deployment's replicas at a table's price.
-
-    Args:
-        prices: The price of each machine.
-        utilisation: Share of the paid hours in which the deployment works at the measured throughput.
-        discount_ratio: What a savings plan or private price takes off the list price: 0.3 for 30 % off. A price of your own goes into
-            the table: `PriceTable.with_price`.
-        hours_per_start: To include the start-up: after each start the deployment serves for so many hours, and the time until it was
-            ready (`Provenance.ready_after_s`) is paid for too. None leaves it out.
-
-    Raises:
-        InvalidValueError: A ratio is out of range.
-    """
-
-    prices: PriceTable
-    utilisation: float = attrs.field(default=1.0, validator=share, kw_only=True)
-    discount_ratio: float = attrs.field(default=0.0, validator=below_one, kw_only=True)
-    hours_per_start: float | None = attrs.field(default=None, validator=validators.optional(above_zero), kw_only=True)
-
-    def cost(self, measurement: Measurement) -> Cost:
-        """What it costs; figures per token are None if the start-up counts and is not known.
-
-        Raises:
-            UnknownPrice: The table does not hold the deployment's machine.
-        """
-        price = self.prices.price(measurement.deployment.instance_type)
-        replicas = measurement.deployment.replicas
-        terms = [str(price)]
-        run_in = measurement.provenance.facts.get("region", price.region)
-        if run_in != price.region:
-            terms.append(f"run in {run_in}")
-        if replicas > 1:
-            terms.append(f"{replicas} machines")
-        if self.discount_ratio:
-            terms.append(f"{self.discount_ratio:.4g} of the price off")
-        if self.utilisation < 1:
-            terms.append(f"working {self.utilisation:.4g} of the time")
-        if self.hours_per_start is not None:
-            terms.append(f"started every {self.hours_per_start:g} hours")
-        return _hourly(
-            measurement,
-            price.usd_per_hour * (1 - self.discount_ratio) * replicas,
-            working=self._working(measurement),
-            prices=(price,),
-            basis=", ".join(terms),
-        )
-
-    def _working(self, measurement: Measurement) -> float | None:
-        """Share of the paid time in which tokens are made."""
-        if self.hours_per_start is None:
-            return self.utilisation
-        ready_after_s = measurement.provenance.ready_after_s
-        if ready_after_s is None:
-            return None
-        return self.utilisation / (1 + ready_after_s / (self.hours_per_start * _HOUR_S))
-
-    __add__ = _plus
-    __radd__ = _plus_reversed
-
-
-@attrs.frozen
-class FixedCost:
-    """Dollars for each hour, whatever the machine: a load balancer, storage, power, staff.
-
-    Args:
-        usd_per_hour: US dollars per hour of the whole deployment.
-        utilisation: Share of the hours in which the deployment works at the measured throughput. None: that of the `InstanceHours` it
-            is added to, and 1 where there are none.
-        name: What it is for.
-
-    Raises:
-        InvalidValueError: The dollars are no number of at least 0, or the share is out of range.
-    """
-
-    usd_per_hour: float = attrs.field(validator=not_negative)
-    utilisation: float | None = attrs.field(default=None, validator=validators.optional(share), kw_only=True)
-    name: str = attrs.field(default="fixed", validator=not_blank, kw_only=True)
-
-    def cost(self, measurement: Measurement) -> Cost:
-        """What it costs."""
-        return _hourly(
-            measurement,
-            self.usd_per_hour,
-            working=1.0 if self.utilisation is None else self.utilisation,
-            basis=f"{self.usd_per_hour:g} USD per hour ({self.name})",
-        )
-
-    __add__ = _plus
-    __radd__ = _plus_reversed
-
-
-@attrs.frozen
-class PerToken:
-    """An API that bills tokens, prompts and answers apart. Failed requests may or may not be billed: the run's bounds hold both.
-
-    Args:
-        usd_per_million_input_tokens: US dollars for a million prompt tokens; may be 0.
-        usd_per_million_output_tokens: US dollars for a million output tokens.
-        effective_date: A day on which the price held; None where nobody said.
-        source: Who says so.
-
-    Raises:
-        InvalidValueError: A price is negative or no number.
-    """
-
-    usd_per_million_input_tokens: float = attrs.field(validator=not_negative)
-    usd_per_million_output_tokens: float = attrs.field(validator=above_zero)
-    effective_date: date | None = attrs.field(default=None, validator=day_or_none, kw_only=True)
-    source: str = attrs.field(default="given by the caller", validator=not_blank, kw_only=True)
-
-    def cost(self, measurement: Measurement) -> Cost:
-        """What the measured load costs there; None where the tokens of a request are not known."""
-        input_price, output_price = self.usd_per_million_input_tokens, self.usd_per_million_output_tokens
-        metrics = measurement.metrics
-        asked, answered = mean_of(metrics.input_tokens), mean_of(metrics.output_tokens)
-        throughput = measurement.throughput_tps
-        billed_input = asked if input_price else exact(0.0)
-        per_million = (
-            derived(lambda i, o: output_price + input_price * i / o, billed_input, answered)
-            if input_price
-            else exact(output_price)
-        )
-        per_request = derived(lambda i, o: (input_price * i + output_price * o) / _MILLION, billed_input, answered)
-        return Cost(
-            usd_per_hour=derived(lambda usd, tps: usd / _MILLION * tps * _HOUR_S, per_million, throughput),
-            usd_per_million_output_tokens=per_million,
-            usd_per_million_total_tokens=derived(
-                lambda i, o: (input_price * i + output_price * o) / (i + o), asked, answered
-            ),
-            usd_per_thousand_requests=derived(lambda usd: usd * 1000, per_request),
-            minutes_to_million_output_tokens=_minutes_to_million(throughput),
-            run_usd=None if per_request is None else _billed(measurement, per_request.value),
-            basis=self._basis() + _tokens_told(measurement),
-        )
-
-    def _basis(self) -> str:
-        day = "undated" if self.effective_date is None else self.effective_date.isoformat()
-        return (
-            f"{self.usd_per_million_input_tokens:g} USD per million input tokens and "
-            f"{self.usd_per_million_output_tokens:g} USD per million output tokens ({day}: {self.source})"
-        )
-
-    __add__ = _plus
-    __radd__ = _plus_reversed
-
-
-def _with_common_utilisation(models: tuple[CostModel, ...]) -> tuple[CostModel, ...]:
-    """The models, sums taken apart; fixed costs that name no utilisation take that of the machines beside them."""
-    flat = tuple(part for model in models for part in (model.models if isinstance(model, CostSum) else (model,)))
-    if not flat:
-        raise InvalidValueError("a CostSum needs at least one cost model, got none")
-    shares = {model.utilisation for model in flat if isinstance(model, InstanceHours)}
-    undecided = [model for model in flat if isinstance(model, FixedCost) and model.utilisation is None]
-    if not undecided or not shares:
-        return flat
-    if len(shares) > 1:
-        raise InvalidValueError(
-            f"machines with utilisations {sorted(shares)} are added: say which one {undecided[0]!r} has, utilisation=…"
-        )
-    (common,) = shares
-    return tuple(
-        attrs.evolve(model, utilisation=common) if isinstance(model, FixedCost) and model.utilisation is None else model
-        for model in flat
-    )
-
-
-@attrs.frozen
-class CostSum:
-    """Several cost models together; made with ``+``.
-
-    Args:
-        models: What adds up. A figure that one of them cannot give is None.
-
-    Raises:
-        InvalidValueError: There is none, or a fixed cost is added to machines of different utilisation and names none itself.
-    """
-
-    models: tuple[CostModel, ...] = attrs.field(converter=_with_common_utilisation)
-
-    def cost(self, measurement: Measurement) -> Cost:
-        """The costs of all, added figure by figure; intervals end by end, as all move with the same throughput.
-
-        Raises:
-            UnknownPrice: One of them does not know a price.
-        """
-        costs = [model.cost(measurement) for model in self.models]
-        ending = _tokens_told(measurement)
-        runs = [cost.run_usd for cost in costs]
-        known = [run for run in runs if run is not None]
-        return Cost(
-            usd_per_hour=total([cost.usd_per_hour for cost in costs]),
-            usd_per_million_output_tokens=total([cost.usd_per_million_output_tokens for cost in costs]),
-            usd_per_million_total_tokens=total([cost.usd_per_million_total_tokens for cost in costs]),
-            usd_per_thousand_requests=total([cost.usd_per_thousand_requests for cost in costs]),
-            minutes_to_million_output_tokens=_minutes_to_million(measurement.throughput_tps),
-            run_usd=(sum(low for low, _ in known), sum(high for _, high in known)) if len(known) == len(runs) else None,
-            prices=tuple(price for cost in costs for price in cost.prices),
-            basis=" + ".join(cost.basis.removesuffix(ending) for cost in costs) + ending,
-        )
-
-    __add__ = _plus
-    __radd__ = _plus_reversed
-
-
-def _hourly(
+def hourly_cost(
     measurement: Measurement,
     usd_per_hour: float,
     *,
@@ -293,19 +74,19 @@ def _hourly(
     """The cost of what is paid by the hour and makes tokens in a share of it; of an unknown share, nothing per token."""
     metrics, output = measurement.metrics, measurement.throughput_tps
     asked, requests = mean_of(metrics.input_tokens), metrics.request_throughput_rps
-    per_second = None if working is None else exact(usd_per_hour / _HOUR_S / working)
+    per_second = None if working is None else exact(usd_per_hour / HOUR_S / working)
     paid_s = _paid_s(measurement)
     return Cost(
         usd_per_hour=exact(usd_per_hour),
-        usd_per_million_output_tokens=derived(lambda usd, tps: _MILLION * usd / tps, per_second, output),
+        usd_per_million_output_tokens=derived(lambda usd, tps: MILLION * usd / tps, per_second, output),
         usd_per_million_total_tokens=derived(
-            lambda usd, tps, i, rps: _MILLION * usd / (tps + i * rps), per_second, output, asked, requests
+            lambda usd, tps, i, rps: MILLION * usd / (tps + i * rps), per_second, output, asked, requests
         ),
         usd_per_thousand_requests=derived(lambda usd, rps: 1000 * usd / rps, per_second, requests),
-        minutes_to_million_output_tokens=_minutes_to_million(output),
-        run_usd=None if paid_s is None else (usd_per_hour / _HOUR_S * paid_s[0], usd_per_hour / _HOUR_S * paid_s[1]),
+        minutes_to_million_output_tokens=minutes_to_million(output),
+        run_usd=None if paid_s is None else (usd_per_hour / HOUR_S * paid_s[0], usd_per_hour / HOUR_S * paid_s[1]),
         prices=prices,
-        basis=basis + _tokens_told(measurement),
+        basis=basis + tokens_told(measurement),
     )
 
 
@@ -327,17 +108,19 @@ def _paid_s(measurement: Measurement) -> tuple[float, float] | None:
     return lengths_s[0], max(lengths_s) + (provenance.ready_after_s or 0.0)
 
 
-def _billed(measurement: Measurement, usd_per_request: float) -> tuple[float, float]:
+def billed_usd(measurement: Measurement, usd_per_request: float) -> tuple[float, float]:
     """What a run's requests cost if failed ones are not billed, and if they are billed in full."""
     counts = measurement.metrics.counts
     return usd_per_request * counts["succeeded"], usd_per_request * (counts["succeeded"] + counts["failed"])
 
 
-def _minutes_to_million(throughput: Estimate | None) -> Estimate | None:
-    return derived(lambda tps: _MILLION / tps / 60, throughput)
+def minutes_to_million(throughput: Estimate | None) -> Estimate | None:
+    """Minutes of work for a million output tokens."""
+    return derived(lambda tps: MILLION / tps / 60, throughput)
 
 
-def _tokens_told(measurement: Measurement) -> str:
+def tokens_told(measurement: Measurement) -> str:
+    """The end of a basis: how many tokens per second, and how that is known."""
     throughput = measurement.throughput_tps
     if throughput is None:
         return "; tokens per second not known"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import os
 import re
 from datetime import date
 from importlib.resources import files
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from tgibench.errors import InvalidValueError, UnknownPrice
+from tgibench.files import write_whole
 from tgibench.validators import above_zero, day_or_none, not_blank
 
 if TYPE_CHECKING:
@@ -159,7 +159,10 @@ class PriceTable:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows([_cell(getattr(price, column)) for column in _COLUMNS] for price in self.prices)
-        _write_whole(Path(path), text.getvalue())
+        try:
+            write_whole(path, text.getvalue())
+        except OSError as error:
+            raise InvalidValueError(f"cannot write the price file {str(path)!r}: {error}") from error
 
     def with_price(
         self,
@@ -289,16 +292,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return repr(value)
     return "" if value is None else str(value)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InvalidValueError(f"cannot write the price file {str(path)!r}: {error}") from error
