@@ -4,7 +4,9 @@
  *
  * The first token of an answer is due FIRST_MS after its request was read, the others GAP_MS after one another. ALIGNED 1 puts all of them on
  * one grid of GAP_MS, as continuous batching sends them: a first token then waits for the next line of the grid.
- * Each token's id is the CLOCK_MONOTONIC time in nanoseconds at which it was written, and the header x-received-ns says when the request
+ * Paths below /v1/ get OpenAI's chat stream instead, and GET /v1/models its one model. When the input closes, it prints what it kept of the
+ * schedule: mean milliseconds from a request to its first token, and between tokens.
+ * Each of TGI's token ids is the CLOCK_MONOTONIC time in nanoseconds at which it was written, and the header x-received-ns says when the request
  * was read: so a client can tell how late its times are. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,6 +26,8 @@ enum { MOST = 8192, REQUEST = 4096 };
 
 struct stream {
     int open, sent;      /* sent < 0: waiting for a request */
+    int openai;          /* speaks OpenAI's chat stream */
+    uint64_t wrote_ns;   /* the last token, or the request */
     unsigned turn;       /* counts the answers of this descriptor, so that what was due to an earlier one is not sent */
     size_t have;
     char request[REQUEST];
@@ -45,6 +49,8 @@ static struct stream *streams[MOST];
 static struct queue firsts, laters;
 static int tokens, aligned;
 static uint64_t first_ns, gap_ns;
+static double waited_ns[2];            /* for first tokens, and for later ones */
+static unsigned long long written[2];
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -72,17 +78,35 @@ static void write_all(int fd, const char *data, size_t size) {
     }
 }
 
+static int tgi_event(char *event, size_t room, uint64_t id, int index, int last) {
+    int size = snprintf(event, room,
+        "data: {\"index\":%d,\"token\":{\"id\":%llu,\"text\":\" w\",\"logprob\":-0.5,\"special\":false},"
+        "\"generated_text\":%s,\"details\":", index, (unsigned long long)id, last ? "\"w\"" : "null");
+    return size + (last ? snprintf(event + size, room - (size_t)size,
+                            "{\"finish_reason\":\"length\",\"generated_tokens\":%d,\"seed\":null}}\n\n", tokens)
+                        : snprintf(event + size, room - (size_t)size, "null}\n\n"));
+}
+
+static int openai_event(char *event, size_t room, int last) {
+    const char *head = "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"token-server\","
+                       "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\" w\"},\"finish_reason\":%s}]";
+    int size = snprintf(event, room, head, last ? "\"length\"" : "null");
+    return size + (last ? snprintf(event + size, room - (size_t)size,
+                            ",\"usage\":{\"prompt_tokens\":8,\"completion_tokens\":%d,\"total_tokens\":%d}}\n\ndata: [DONE]\n\n",
+                            tokens, tokens + 8)
+                        : snprintf(event + size, room - (size_t)size, "}\n\n"));
+}
+
 static void send_token(struct due due) {
     struct stream *s = streams[due.fd];
     if (!s->open || s->sent < 0 || s->turn != due.turn) return;
-    char event[512], piece[768];
-    int last = s->sent + 1 == tokens;
-    int size = snprintf(event, sizeof event,
-        "data: {\"index\":%d,\"token\":{\"id\":%llu,\"text\":\" w\",\"logprob\":-0.5,\"special\":false},"
-        "\"generated_text\":%s,\"details\":", s->sent + 1, (unsigned long long)now_ns(), last ? "\"w\"" : "null");
-    size += last ? snprintf(event + size, sizeof event - (size_t)size,
-                     "{\"finish_reason\":\"length\",\"generated_tokens\":%d,\"seed\":null}}\n\n", tokens)
-                 : snprintf(event + size, sizeof event - (size_t)size, "null}\n\n");
+    char event[512], piece[1024];
+    int last = s->sent + 1 == tokens, first = s->sent == 0;
+    uint64_t now = now_ns();
+    waited_ns[!first] += (double)(now - s->wrote_ns);
+    written[!first]++;
+    s->wrote_ns = now;
+    int size = s->openai ? openai_event(event, sizeof event, last) : tgi_event(event, sizeof event, now, s->sent + 1, last);
     int framed = snprintf(piece, sizeof piece, "%x\r\n%s\r\n%s", (unsigned)size, event, last ? "0\r\n\r\n" : "");
     write_all(due.fd, piece, (size_t)framed);
     s->sent = last ? -1 : s->sent + 1;
@@ -98,13 +122,23 @@ static void take_request(int fd, struct stream *s) {
     }
     s->have += (size_t)n;
     s->request[s->have] = 0;
-    char *end = strstr(s->request, "\r\n\r\n"), *length = strcasestr(s->request, "content-length:");
+    char *end = strstr(s->request, "\r\n\r\n");
+    if (end && !strncmp(s->request, "GET ", 4)) {
+        const char *models = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 53\r\n\r\n"
+                             "{\"object\":\"list\",\"data\":[{\"id\":\"token-server\"}]}    \n";
+        write_all(fd, models, strlen(models));
+        s->have = 0;
+        return;
+    }
+    char *length = strcasestr(s->request, "content-length:");
     if (!end || !length || s->have < (size_t)(end + 4 - s->request) + strtoul(length + 15, NULL, 10)) return;
     uint64_t received_ns = now_ns();
     char head[256];
     int size = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
         "x-received-ns: %llu\r\n\r\n", (unsigned long long)received_ns);
     write_all(fd, head, (size_t)size);
+    s->openai = strstr(s->request, " /v1/") != NULL && strstr(s->request, " /v1/") < end;
+    s->wrote_ns = received_ns;
     s->have = 0;
     s->sent = 0;
     s->turn++;
@@ -161,7 +195,10 @@ int main(int argc, char **argv) {
         int ready = epoll_pwait2(poller, events, 256, &timeout, NULL);
         for (int i = 0; i < ready; i++) {
             int fd = events[i].data.fd;
-            if (fd == 0) return 0;
+            if (fd == 0) {
+                for (int kind = 0; kind < 2; kind++) printf("%.4f ", written[kind] ? waited_ns[kind] / 1e6 / (double)written[kind] : 0.0);
+                return 0;
+            }
             if (fd == listener) take_connections(listener, poller);
             else take_request(fd, streams[fd]);
         }
