@@ -1,7 +1,7 @@
 """aiohttp's connection, with the time of each read taken below its parser.
 
-A read's time is the kernel's receive stamp where there is one (`tgibench.receive_stamps`: Linux, no TLS), else it is taken when the bytes
-leave the socket.
+A read's time is the kernel's receive stamp where there is one (`tgibench.receive_stamps`: Linux; under TLS it is that of the bytes that
+completed a record), else it is taken when the bytes leave the socket.
 Nothing else happens on that path: the bytes are set aside. aiohttp parses the head of an answer; a chunked body then passes its parser
 by, is unframed in slices once its end seems to have come, and aiohttp is told of the end alone, so that it reuses or closes the
 connection as ever. Any other body (of a length, up to the connection's end, compressed) goes through aiohttp's parser, which
@@ -11,6 +11,7 @@ says how much of the body each read completed.
 from __future__ import annotations
 
 import asyncio
+import functools
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import attrs
 from aiohttp import client_proto
 
 from tgibench.protocols._chunked import ChunkedFraming
+from tgibench.tls_reads import Ciphertext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +115,7 @@ class TimedConnection(client_proto.ResponseHandler):
 
     Args:
         loop: The running loop.
-        reader: Reads it with the kernel's stamps; None to take the time when bytes leave the socket.
+        reader: Reads it, and knows when bytes arrived; None to take the time when asyncio reads them.
     """
 
     reads: ChunkedReads | ParsedReads | None = None
@@ -123,7 +125,10 @@ class TimedConnection(client_proto.ResponseHandler):
         super().__init__(loop)
         self._reader = reader
         self._number: int | None = None  # the reader's, while it reads this connection
+        self._raw: asyncio.BaseTransport | None = None  # whose reading it does
         self._read_error: OSError | None = None
+        self._ciphertext: Ciphertext | None = None
+        self._arrived_s: float | None = None  # when what is being decrypted came
         self._chunked: ChunkedReads | None = None  # while a chunked body is coming
         self._unparsed: list[tuple[float, bytes]] = []
         self._head_end = b""  # the last bytes of a head that is not whole
@@ -136,17 +141,21 @@ class TimedConnection(client_proto.ResponseHandler):
             transport.max_size = _READ_BYTES  # asyncio allocates this much for every read; its default is 256 KiB
         if self._reader is None:
             return
-        if transport.get_extra_info("sslcontext") is None and isinstance(transport, asyncio.Transport):
-            transport.pause_reading()  # asyncio's own reads do not ask for stamps; it goes on writing
-            descriptor = transport.get_extra_info("socket").fileno()
-            self._number = self._reader.add(descriptor, self._take, ended=self._read_to_end, broken=self._read_failed)
-        else:
+        plain = transport.get_extra_info("sslcontext") is None
+        self._ciphertext = None if plain else Ciphertext.below(transport)
+        self._raw = transport if self._ciphertext is None else self._ciphertext.transport
+        if not isinstance(self._raw, asyncio.Transport) or (not plain and self._ciphertext is None):
             self._reader.complete = False
+            return
+        self._raw.pause_reading()  # asyncio's own reads do not tell when bytes came; it goes on writing
+        descriptor = self._raw.get_extra_info("socket").fileno()
+        take = self._take if plain else self._take_ciphertext
+        self._number = self._reader.add(descriptor, take, ended=self._read_to_end, broken=self._read_failed)
 
     def _read_to_end(self) -> None:
         self._number = None
-        if self.transport is not None:
-            self.transport.resume_reading()  # asyncio finds the end of the stream too, and does what it does then
+        if isinstance(self._raw, asyncio.Transport):
+            self._raw.resume_reading()  # asyncio finds the end of the stream too, and does what it does then
 
     def _read_failed(self, error: OSError) -> None:
         self._number, self._read_error = None, error
@@ -165,16 +174,28 @@ class TimedConnection(client_proto.ResponseHandler):
 
     def set_response_params(self, **options: Any) -> None:
         """The next request begins."""
-        self.reads = self._chunked = self._payload = self._message = None
+        if self._chunked is not None:
+            self._gather(None)
+        self.reads = self._payload = self._message = None
         self._head_end = b""
         super().set_response_params(**options)
 
     def data_received(self, data: bytes) -> None:
         """Take the time; whatever is to be parsed waits until every socket that is ready now has had its time taken."""
-        if data:
-            self._take(self._loop.time(), data)
-        else:
+        if not data:
             super().data_received(data)  # aiohttp itself, going on with what it held back
+        elif self._arrived_s is not None:
+            self._take(self._arrived_s, data)
+        else:
+            if self._number is not None and self._reader is not None:
+                self._reader.complete = False
+            self._take(self._loop.time(), data)
+
+    def _take_ciphertext(self, arrived_s: float, data: bytes) -> None:
+        if self._ciphertext is not None:
+            self._arrived_s = arrived_s
+            self._ciphertext.feed(data)
+            self._arrived_s = None
 
     def _take(self, instant_s: float, data: bytes) -> None:
         chunked = self._chunked
@@ -186,7 +207,7 @@ class TimedConnection(client_proto.ResponseHandler):
         chunked.instants_s.append(instant_s)
         chunked.reads.append(data)
         if data.endswith(_BLANK_LINE) or len(data) < len(_BLANK_LINE):
-            self._loop.call_soon(self._look_for_end, chunked)
+            self._look_soon(chunked)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head has been parsed."""
@@ -212,11 +233,25 @@ class TimedConnection(client_proto.ResponseHandler):
         message, self._message = self._message, None
         if message is not None and message.code >= 200:
             if whole and message.chunked and not message.compression and not message.upgrade:
-                self.reads = self._chunked = ChunkedReads()
+                self.reads = chunked = ChunkedReads()
+                self._gather(chunked)
             else:
                 self.reads = ParsedReads()
                 self._mark(instant_s)
         return rest
+
+    def _gather(self, chunked: ChunkedReads | None) -> None:
+        """Have the reader put what comes where it belongs, and tell of nothing but the end; with None, tell of everything again."""
+        self._chunked = chunked
+        if self._number is None or self._reader is None or self._ciphertext is not None:
+            return
+        if chunked is None:
+            self._reader.gather(self._number, None)
+        else:
+            self._reader.gather(self._number, chunked, functools.partial(self._look_soon, chunked))
+
+    def _look_soon(self, chunked: ChunkedReads) -> None:
+        self._loop.call_soon(self._look_for_end, chunked)
 
     def _parse_body(self, instant_s: float, data: bytes) -> None:
         if self._chunked is not None:
@@ -237,14 +272,14 @@ class TimedConnection(client_proto.ResponseHandler):
             return
         more = chunked.unframe(most_reads)
         if chunked.framing.malformed is not None:
-            self._chunked = None
+            self._gather(None)
             if self._payload is not None:
                 self._payload.set_exception(MalformedBodyError(chunked.framing.malformed))
             self.force_close()
             if self.transport is not None:
                 self.transport.close()
         elif chunked.framing.ended:
-            self._chunked = None
+            self._gather(None)
             super().data_received(b"0\r\n\r\n" + chunked.framing.excess + chunked.rest())
         elif more:
             self._loop.call_soon(self._look_for_end, chunked)

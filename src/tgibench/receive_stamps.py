@@ -1,7 +1,9 @@
-"""Reads sockets with the kernel's receive stamps (Linux): when bytes arrived, however late this process came to read them.
+"""Reads sockets below asyncio, so that bytes have the time at which they arrived, however late this process came to read them.
 
-Since a stamp does not depend on when it is read, sockets are read in turns: all that are ready, then a pause of about a millisecond. A loop
-that wakes up for each token spends most of its time on waking up.
+Linux gives the kernel's receive stamps. Since such a stamp does not depend on when it is read, sockets are read in turns: all that are
+ready, then a pause of about a millisecond; a loop that wakes up for each token spends most of its time on waking up. Where the kernel
+gives none (some sandboxes), bytes have the time at which their socket was seen to be ready: sockets are polled again in the course of a
+turn, so that none waits for its time until a thousand others have been read.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import select
 import socket
 import struct
 import sys
-import time
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from tgibench.wall_clock import WallClock
+
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable
 
 __all__ = ["StampedReader"]
@@ -25,15 +30,23 @@ __all__ = ["StampedReader"]
 _OPTION = 35  # SO_TIMESTAMPNS of Linux's asm-generic/socket.h, which Python does not name; its control message has the same number
 _STAMP = struct.Struct("@ll")  # struct timespec: seconds, nanoseconds
 _ANCILLARY_BYTES = 64  # one control message of that size, and its head
+_EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET if sys.platform == "linux" else 0
 _READ_BYTES = 32 * 1024
 _MOST_READS = 128  # of one turn; then whatever else is due has its turn
+_POLLED_AFTER = 64  # reads, where the time of the poll is that of the bytes
+_MOST_POLLED = 4096
 _PAUSE_S = 0.001
 _QUICK_S = 0.004  # if many sockets had something again so soon, there is no pause: two reads might become one
 _QUICK_SHARE = 4
-_CLOCKS_FRESH_S = 1.0
-_TOLERANCE_S = 0.0005
-_UNKNOWN = float("inf")
 _MOST_PROBES = 100
+_ENDS_A_BODY = b"\r\n\r\n"
+
+
+class Body(Protocol):
+    """Where the reads of a chunked body gather."""
+
+    instants_s: array[float]
+    reads: list[bytes]
 
 
 @attrs.define(eq=False)
@@ -41,37 +54,40 @@ class _Source:
     """A socket and whom to tell: what came and when, its end, what broke it."""
 
     socket: socket.socket
-    recvmsg_into: Callable[[list[memoryview], int], tuple[int, list[tuple[int, int, bytes]], int, object]]
+    recvmsg: Callable[[int, int], tuple[bytes, list[tuple[int, int, bytes]], int, object]]
     take: Callable[[float, bytes], None]
     ended: Callable[[], None]
     broken: Callable[[OSError], None]
+    body: Body | None = None
+    may_have_ended: Callable[[], None] = lambda: None
     last_s: float = float("-inf")
 
 
 class StampedReader:
     """Reads any number of sockets on one event loop.
 
+    Args:
+        loop: The loop.
+        kernel: Whether the kernel stamps what arrives; else bytes have the time at which their socket was seen to be ready.
+
     Attributes:
-        complete: Whether every read so far had a stamp; one that had none got the time at which it was read.
+        complete: Whether all that was read so far had such a time; what had none got that at which it was read.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.complete = True
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, kernel: bool = True) -> None:
+        self.kernel, self.complete = kernel, True
         self._loop = loop
         self._poller = select.epoll()
         self._sources: dict[int, _Source] = {}
-        self._pause: asyncio.TimerHandle | None = None
-        self._buffer = memoryview(
-            bytearray(_READ_BYTES)
-        )  # one for all: a fresh one for each read costs more than its copy
-        self._buffers = [self._buffer]
-        self._clocks = _Clocks()
-        self._now_s = loop.time()
-        self._quick = 0
+        self._next: asyncio.Handle | None = None  # the turn after a pause
+        self._clock = WallClock(loop.time())
+        self._waiting: deque[int] = deque()
+        self._ready: dict[int, tuple[float, int]] = {}  # since when, and the events
         self._probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._probe.setblocking(False)
         self._probe.bind(("127.0.0.1", 0))
         self._probe.setsockopt(socket.SOL_SOCKET, _OPTION, 1)
+        self._turn = self._stamped_turn if kernel else self._polled_turn
         loop.add_reader(self._poller.fileno(), self._turn)
 
     @staticmethod
@@ -82,7 +98,7 @@ class StampedReader:
 
     @classmethod
     async def open(cls) -> StampedReader | None:
-        """A reader for the running loop as soon as the kernel gives stamps; None where it does not."""
+        """A reader for the running loop, as soon as the kernel gives stamps or is seen not to; None where there can be none."""
         loop = asyncio.get_running_loop()
         if not cls.available(loop):
             return None
@@ -92,7 +108,7 @@ class StampedReader:
                 return reader
             await asyncio.sleep(_PAUSE_S)
         reader.close()
-        return None
+        return cls(loop, kernel=False)
 
     def stamps_come(self) -> bool:
         """Whether a datagram to ourselves has a stamp: the kernel begins to give them some time after the first socket asks."""
@@ -111,7 +127,7 @@ class StampedReader:
         ended: Callable[[], None],
         broken: Callable[[OSError], None],
     ) -> int:
-        """Read a socket from now on, through a descriptor of our own; its number, for `remove`.
+        """Read a socket from now on, through a descriptor of our own; its number, for `gather` and `remove`.
 
         Args:
             descriptor: The socket's. Nobody else may read it.
@@ -121,16 +137,24 @@ class StampedReader:
         """
         own = socket.socket(fileno=os.dup(descriptor))
         own.setblocking(False)
-        own.setsockopt(socket.SOL_SOCKET, _OPTION, 1)
+        if self.kernel:
+            own.setsockopt(socket.SOL_SOCKET, _OPTION, 1)
         number = own.fileno()
-        self._sources[number] = _Source(own, own.recvmsg_into, take, ended, broken)
-        self._poller.register(number, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        self._sources[number] = _Source(own, own.recvmsg, take, ended, broken)
+        self._poller.register(number, _EDGES)
         return number
+
+    def gather(self, number: int, body: Body | None, may_have_ended: Callable[[], None] = lambda: None) -> None:
+        """Put what comes to a socket into a body, and tell only when that may have ended; with None, call `take` again."""
+        source = self._sources.get(number)
+        if source is not None:
+            source.body, source.may_have_ended = body, may_have_ended
 
     def remove(self, number: int) -> None:
         """Read a socket no longer; unknown numbers are ignored."""
         source = self._sources.pop(number, None)
         if source is not None:
+            self._ready.pop(number, None)
             self._poller.unregister(number)
             source.socket.close()
 
@@ -138,98 +162,126 @@ class StampedReader:
         """Let go of everything."""
         for number in tuple(self._sources):
             self.remove(number)
-        if self._pause is not None:
-            self._pause.cancel()
+        if self._next is not None:
+            self._next.cancel()
         self._loop.remove_reader(self._poller.fileno())
         self._poller.close()
         self._probe.close()
 
-    def _turn(self) -> None:
+    def _stamped_turn(self) -> None:
         """Read every socket that something came to; then pause, or wait for the next."""
         ready = self._poller.poll(0, _MOST_READS)
-        self._quick = 0
-        self._now_s = self._loop.time()
-        self._clocks.refresh(self._now_s)
-        for number, events in ready:
-            source = self._sources.get(number)
-            # an edge is told once: where more may be waiting than one read takes, all of it is read now
-            while source is not None and self._read(number, source, whole=events != select.EPOLLIN):
-                source = self._sources.get(number)
-        if len(ready) == _MOST_READS:
+        number_ready = len(ready)
+        quick = self._read_stamped(ready)
+        if number_ready == _MOST_READS:
             self._wait(0.0)
         else:
-            self._wait(_PAUSE_S if len(ready) > _QUICK_SHARE * self._quick else None)
+            self._wait(_PAUSE_S if number_ready > _QUICK_SHARE * quick else None)
 
-    def _read(self, number: int, source: _Source, *, whole: bool) -> bool:
-        """Read once; whether to go on."""
-        try:
-            size, ancillary, _, _ = source.recvmsg_into(self._buffers, _ANCILLARY_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError as error:
-            self.remove(number)
-            source.broken(error)
-            return False
-        if not size:
-            self.remove(number)
-            source.ended()
-            return False
-        arrived_s = self._clocks.arrived_s(ancillary[0][2]) if ancillary else _UNKNOWN
-        if arrived_s > self._now_s:  # it came in the course of this turn, or its stamp cannot be trusted
-            arrived_s = self._checked_s(arrived_s, ancillary)
-        if arrived_s - source.last_s < _QUICK_S:
-            self._quick += 1
-        source.last_s = arrived_s
-        source.take(arrived_s, self._buffer[:size].tobytes())
-        return whole or size == _READ_BYTES
-
-    def _checked_s(self, arrived_s: float, ancillary: list[tuple[int, int, bytes]]) -> float:
-        self._now_s = self._loop.time()
-        if ancillary and arrived_s > self._now_s + _TOLERANCE_S:  # wall time was set back
-            self._clocks.measure(self._now_s)
-            arrived_s = self._clocks.arrived_s(ancillary[0][2])
-        if not ancillary:
-            self.complete = False
-        return min(arrived_s, self._now_s)
+    def _read_stamped(self, ready: list[tuple[int, int]]) -> int:  # noqa: C901, PLR0912 - runs once a token: all is done in line
+        """Read sockets; how many had something again very soon."""
+        sources, clock, unpack, time = self._sources, self._clock, _STAMP.unpack, self._loop.time
+        now_s, quick = time(), 0
+        clock.check(now_s)
+        for number, events in ready:
+            source = sources.get(number)
+            if source is None:  # removed in the course of this turn
+                continue
+            recvmsg = source.recvmsg
+            try:
+                data, ancillary, _, _ = recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
+            except OSError as error:
+                self._not_read(number, source, error)
+                continue
+            if not data:
+                self._end(number, source)
+                continue
+            if ancillary:
+                seconds, nanoseconds = unpack(ancillary[0][2])
+                arrived_s = (seconds - clock.wall_s) + nanoseconds * 1e-9 + clock.loop_s
+                if arrived_s > now_s:  # in the course of this turn
+                    now_s = time()
+                    if arrived_s > now_s:
+                        arrived_s = clock.not_after(now_s, seconds, nanoseconds)
+            else:
+                arrived_s, self.complete = time(), False
+            if arrived_s - source.last_s < _QUICK_S:
+                quick += 1
+            source.last_s = arrived_s
+            body = source.body
+            if body is None:
+                take = source.take
+                take(arrived_s, data)
+            else:
+                body.instants_s.append(arrived_s)
+                body.reads.append(data)
+                if data.endswith(_ENDS_A_BODY) or len(data) < len(_ENDS_A_BODY):
+                    source.may_have_ended()
+            if events != select.EPOLLIN or len(data) == _READ_BYTES:
+                ready.append((number, events))  # an edge is told once: where more may be waiting, all of it is read now
+        return quick
 
     def _wait(self, pause_s: float | None) -> None:
         """Until the pause is over, or without one until the next socket is ready."""
-        if pause_s is None and self._pause is not None:
+        if pause_s is None and self._next is not None:
             self._loop.add_reader(self._poller.fileno(), self._turn)
-        elif pause_s is not None and self._pause is None:
+        elif pause_s is not None and self._next is None:
             self._loop.remove_reader(self._poller.fileno())
-        self._pause = None if pause_s is None else self._loop.call_later(pause_s, self._turn)
+        self._next = None if pause_s is None else self._loop.call_later(pause_s, self._turn)
 
+    def _polled_turn(self) -> None:
+        """Read the sockets that something came to, in that order; polled again and again, so that each is seen when it is ready."""
+        if self._poller.closed:
+            return
+        self._poll()
+        for number_read in range(1, _MOST_READS + 1):
+            if not self._waiting:
+                return
+            number = self._waiting.popleft()
+            ready_s, events = self._ready.pop(number, (0.0, 0))
+            source = self._sources.get(number) if events else None
+            if source is not None:
+                self._read_polled(number, source, ready_s, whole=events != select.EPOLLIN)
+            if number_read % _POLLED_AFTER == 0:
+                self._poll()
+        self._next = self._loop.call_soon(self._turn)
 
-class _Clocks:
-    """Wall time, in which stamps are, and the loop's monotonic clock.
+    def _poll(self) -> None:
+        """Note which sockets became ready; where that comes before the last was read, the later time counts, as in the kernel's stamps."""
+        events_of = self._poller.poll(0, _MOST_POLLED)
+        now_s = self._loop.time()
+        for number, events in events_of:
+            if number not in self._ready:
+                self._waiting.append(number)
+            self._ready[number] = now_s, events
 
-    Their distance is measured again every second, and when a stamp cannot be right: wall time may be set at any moment.
-    """
+    def _read_polled(self, number: int, source: _Source, ready_s: float, *, whole: bool) -> None:
+        """Read a socket; all of it where more may be waiting, since an edge is told once."""
+        while self._sources.get(number) is source:
+            try:
+                data = source.socket.recv(_READ_BYTES)
+            except OSError as error:
+                self._not_read(number, source, error)
+                return
+            if not data:
+                self._end(number, source)
+                return
+            if source.body is None:
+                source.take(ready_s, data)
+            else:
+                source.body.instants_s.append(ready_s)
+                source.body.reads.append(data)
+                if data.endswith(_ENDS_A_BODY) or len(data) < len(_ENDS_A_BODY):
+                    source.may_have_ended()
+            if not whole and len(data) < _READ_BYTES:
+                return
+            ready_s = self._loop.time()  # what comes with the next read may have come meanwhile
 
-    def __init__(self) -> None:
-        self._wall_s = 0  # a whole second of wall time, and the loop's time then
-        self._loop_s = 0.0
-        self._measured_s = float("-inf")
+    def _not_read(self, number: int, source: _Source, error: OSError) -> None:
+        if not isinstance(error, BlockingIOError | InterruptedError):
+            self.remove(number)
+            source.broken(error)
 
-    def arrived_s(self, stamp: bytes) -> float:
-        """When what has this stamp had arrived, by the loop's clock."""
-        seconds, nanoseconds = _STAMP.unpack(stamp)
-        arrived_s: float = (seconds - self._wall_s) + nanoseconds * 1e-9 + self._loop_s
-        return arrived_s
-
-    def refresh(self, now_s: float) -> None:
-        """Measure their distance if that was some time ago."""
-        if now_s - self._measured_s > _CLOCKS_FRESH_S:
-            self.measure(now_s)
-
-    def measure(self, now_s: float) -> None:
-        """Read the clocks in turn, thrice: the closest readings tell the distance best."""
-        closest_ns = None
-        for _ in range(3):
-            before_ns, wall_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
-            if closest_ns is None or after_ns - before_ns < closest_ns:
-                closest_ns = after_ns - before_ns
-                self._wall_s, beyond_ns = divmod(wall_ns, 1_000_000_000)
-                self._loop_s = ((before_ns + after_ns) // 2 - beyond_ns) * 1e-9
-        self._measured_s = now_s
+    def _end(self, number: int, source: _Source) -> None:
+        self.remove(number)
+        source.ended()

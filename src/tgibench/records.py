@@ -57,7 +57,10 @@ class StampSource(enum.StrEnum):
     """Where the arrival time of bytes was taken, best first."""
 
     VIRTUAL = "virtual"  # an emulated time: exact
-    KERNEL = "kernel"  # the kernel's receive stamp of the segment (Linux, no TLS)
+    KERNEL = "kernel"  # the kernel's receive stamp of the segment (Linux)
+    SOCKET_READY = (
+        "socket_ready"  # taken when the socket was seen to have bytes, before any were read (Linux without such stamps)
+    )
     SOCKET_READ = "socket_read"  # taken when the bytes left the socket, before any parsing
     STREAM_READ = "stream_read"  # taken when the HTTP library handed the bytes on: the fallback
 

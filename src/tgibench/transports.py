@@ -108,10 +108,12 @@ class AiohttpTransport:
 
     @property
     def stamps(self) -> StampSource:
-        """KERNEL as long as every read had a stamp, else SOCKET_READ; STREAM_READ without the hooks."""
+        """KERNEL or SOCKET_READY as long as every read had such a time, else SOCKET_READ; STREAM_READ without the hooks."""
         if not self._hooked:
             return StampSource.STREAM_READ
-        return StampSource.KERNEL if self._reader is not None and self._reader.complete else StampSource.SOCKET_READ
+        if self._reader is None or not self._reader.complete:
+            return StampSource.SOCKET_READ
+        return StampSource.KERNEL if self._reader.kernel else StampSource.SOCKET_READY
 
     async def exchange(self, request: HttpRequest, arrivals: Arrivals, *, connect_timeout_s: float) -> Failure | None:
         """Send and wait; nothing is ever sent a second time."""

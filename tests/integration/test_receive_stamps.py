@@ -76,7 +76,7 @@ async def test_when_wall_time_is_set_no_arrival_lies_in_the_future(pair):
     """The distance of the clocks is measured anew: the stamps before and after make sense."""
     pair.far.sendall(b"one")
     await pair.next()
-    pair.reader._clocks._loop_s += 3600  # as if wall time had been set forward by an hour since it was measured
+    pair.reader._clock.loop_s += 3600  # as if wall time had been set forward by an hour since it was measured
     pair.far.sendall(b"two")
     await pair.next()
     assert pair.reads[0][0] < pair.reads[1][0] <= pair.loop.time()
@@ -123,8 +123,8 @@ async def test_malformed_framing_is_undecodable_and_keeps_what_came():
     assert second.connect_s is not None
 
 
-async def test_where_the_kernel_gives_no_stamps_there_is_no_reader(monkeypatch):
-    """As in a sandbox that ignores the option: times are then taken when bytes leave the socket, and the result says so."""
+async def test_where_the_kernel_gives_no_stamps_the_time_is_that_of_the_ready_socket(monkeypatch):
+    """As in a sandbox that ignores the option; the result says so."""
     monkeypatch.setattr(StampedReader, "stamps_come", lambda _: False)
     monkeypatch.setattr("tgibench.receive_stamps._MOST_PROBES", 2)
     async with (
@@ -132,5 +132,5 @@ async def test_where_the_kernel_gives_no_stamps_there_is_no_reader(monkeypatch):
         tb.HttpEndpoint(url).connect() as client,
     ):
         exchange = await client.generate(tb.GenerationRequest(prompt="Hello"), tb.Timeouts())
-        assert client.stamps is tb.StampSource.SOCKET_READ
+        assert client.stamps is tb.StampSource.SOCKET_READY
     assert exchange.failure is None
