@@ -159,6 +159,7 @@ class _Answer:
             return False
         if self._decoder is None:
             self._decoder = self._protocol.decoder(self._arrivals.head)
+        self._arrivals.catch_up()
         for _ in range(most_reads):
             instant_s, data = next(self._pieces, (0.0, b""))
             if not data:

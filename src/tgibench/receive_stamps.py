@@ -80,6 +80,7 @@ class StampedReader:
         self._poller = select.epoll()
         self._sources: dict[int, _Source] = {}
         self._next: asyncio.Handle | None = None  # the turn after a pause
+        self._turned_s = loop.time()
         self._clock = WallClock(loop.time())
         self._waiting: deque[int] = deque()
         self._ready: dict[int, tuple[float, int]] = {}  # since when, and the events
@@ -168,6 +169,17 @@ class StampedReader:
         self._poller.close()
         self._probe.close()
 
+    def catch_up(self) -> None:
+        """Read now what waits, if that was not done just before.
+
+        For whoever is about to hold the loop for long, or is one of many who do: two tokens that wait in one socket become one read, with
+        the time of the later.
+        """
+        if self._sources and self._loop.time() - self._turned_s > _PAUSE_S:
+            if self._next is not None:
+                self._next.cancel()
+            self._turn()
+
     def _stamped_turn(self) -> None:
         """Read every socket that something came to; then pause, or wait for the next."""
         ready = self._poller.poll(0, _MOST_READS)
@@ -181,7 +193,8 @@ class StampedReader:
     def _read_stamped(self, ready: list[tuple[int, int]]) -> int:  # noqa: C901, PLR0912 - runs once a token: all is done in line
         """Read sockets; how many had something again very soon."""
         sources, clock, unpack, time = self._sources, self._clock, _STAMP.unpack, self._loop.time
-        now_s, quick = time(), 0
+        self._turned_s = now_s = time()
+        quick = 0
         clock.check(now_s)
         for number, events in ready:
             source = sources.get(number)
@@ -249,7 +262,7 @@ class StampedReader:
     def _poll(self) -> None:
         """Note which sockets became ready; where that comes before the last was read, the later time counts, as in the kernel's stamps."""
         events_of = self._poller.poll(0, _MOST_POLLED)
-        now_s = self._loop.time()
+        self._turned_s = now_s = self._loop.time()
         for number, events in events_of:
             if number not in self._ready:
                 self._waiting.append(number)

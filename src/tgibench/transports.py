@@ -42,6 +42,7 @@ class Arrivals:
         connect_s: How long opening a connection took; None when an open one was used.
         ended_s: When the last byte came; None before the body was whole.
         take: Hands out what came since it was last called, as ``(instant, bytes)`` pieces.
+        catch_up: Reads what waits for any request; to be called before each piece of work on the answer, since hundreds may end at once.
     """
 
     head: ResponseHead | None = None
@@ -49,6 +50,7 @@ class Arrivals:
     connect_s: float | None = None
     ended_s: float | None = None
     take: Callable[[], Iterator[tuple[float, bytes]]] = lambda: iter(())
+    catch_up: Callable[[], None] = lambda: None
     _connecting_since_s: float | None = None
 
 
@@ -118,6 +120,9 @@ class AiohttpTransport:
     async def exchange(self, request: HttpRequest, arrivals: Arrivals, *, connect_timeout_s: float) -> Failure | None:
         """Send and wait; nothing is ever sent a second time."""
         response: aiohttp.ClientResponse | None = None
+        if self._reader is not None:
+            arrivals.catch_up = self._reader.catch_up
+            arrivals.catch_up()
         try:
             response = await self._session.request(
                 request.method,
@@ -128,6 +133,7 @@ class AiohttpTransport:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
                 trace_request_ctx=arrivals,
             )
+            arrivals.catch_up()
             arrivals.head = ResponseHead(
                 response.status, {name.lower(): value for name, value in response.headers.items()}
             )
@@ -243,11 +249,16 @@ def _timing_trace() -> aiohttp.TraceConfig:
         arrivals = context.trace_request_ctx
         arrivals.connect_s = clock() - arrivals._connecting_since_s  # noqa: SLF001 - this module's own
 
+    async def sending(_: aiohttp.ClientSession, context: Any, __: object) -> None:
+        arrivals = context.trace_request_ctx
+        arrivals.catch_up()
+        arrivals.sent_s = clock()
+
     async def sent(_: aiohttp.ClientSession, context: Any, __: object) -> None:
         context.trace_request_ctx.sent_s = clock()
 
     trace.on_connection_create_start.append(connecting)
     trace.on_connection_create_end.append(connected)
-    trace.on_request_headers_sent.append(sent)
+    trace.on_request_headers_sent.append(sending)
     trace.on_request_chunk_sent.append(sent)
     return trace

@@ -72,6 +72,20 @@ async def test_the_stamp_is_of_the_arrival_and_not_of_the_read(pair):
     assert pair.reader.complete
 
 
+async def test_who_holds_the_loop_for_long_can_have_waiting_sockets_read_in_between(pair):
+    """Two tokens that come while the loop is busy stay two reads with their own times, and what comes later is read as ever."""
+    for text in (b"one", b"two"):
+        pair.far.sendall(text)
+        busy_until_s = pair.loop.time() + 0.02
+        while pair.loop.time() < busy_until_s:
+            pair.reader.catch_up()
+    assert [data for _, data in pair.reads] == [b"one", b"two"]
+    assert pair.reads[1][0] - pair.reads[0][0] > 0.01
+    assert [await pair.next(), await pair.next()] == ["read", "read"]
+    pair.far.sendall(b"three")
+    assert await pair.next() == "read"
+
+
 async def test_when_wall_time_is_set_no_arrival_lies_in_the_future(pair):
     """The distance of the clocks is measured anew: the stamps before and after make sense."""
     pair.far.sendall(b"one")
