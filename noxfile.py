@@ -13,7 +13,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 
 def _install(session: nox.Session, *groups: str) -> None:
     dependencies = [name for group in groups for name in nox.project.dependency_groups(PROJECT, group)]
-    session.install(".[cli,docker,report,twin]", *dependencies)
+    session.install(".[cli,dask,docker,report,twin]", *dependencies)
 
 
 @nox.session

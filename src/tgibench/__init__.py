@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from tgibench.errors import TgibenchError as TgibenchError
     from tgibench.errors import UnknownNameError as UnknownNameError
     from tgibench.errors import UnknownPrice as UnknownPrice
+    from tgibench.errors import WorkerError as WorkerError
     from tgibench.fits import calibrate as calibrate
     from tgibench.fits import fit as fit
     from tgibench.loads import ClosedLoop as ClosedLoop
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
     from tgibench.records import StampSource as StampSource
     from tgibench.records import TokensFrom as TokensFrom
     from tgibench.records import Window as Window
+    from tgibench.records import Worker as Worker
     from tgibench.remembered_costs import RememberedCosts as RememberedCosts
     from tgibench.reports.cells import to_json as to_json
     from tgibench.reports.files import write_report as write_report
@@ -197,6 +199,7 @@ _HOMES = {
         "TgibenchError",
         "UnknownNameError",
         "UnknownPrice",
+        "WorkerError",
     ),
     "fits": ("calibrate", "fit"),
     "loads": ("ClosedLoop", "ClosedPhase", "LoadProfile", "OpenPhase", "Stages"),
@@ -215,7 +218,7 @@ _HOMES = {
     "provenance": ("Provenance", "Source"),
     "published": ("llama2_sagemaker_2023", "read_sagemaker_results", "study_prompts"),
     "recommend": ("cheapest", "fastest", "highest_throughput"),
-    "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window"),
+    "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window", "Worker"),
     "remembered_costs": ("RememberedCosts",),
     "reports.cells": ("to_json",),
     "reports.files": ("write_report",),

@@ -26,12 +26,15 @@ _LAG_SHARE = 0.1
 _LEAST_LAG_S = 0.005
 _DRIFT_RATIO = 1.1
 _FEWEST_TO_COMPARE = 20
+_LATE_S = 0.1
+_CLOCK_DOUBT_S = 0.01
 
 
 def warnings_of(metrics: Metrics, log: RequestLog) -> tuple[str, ...]:
     """All warnings of a run, the gravest first; empty for a run without fault."""
     return (
         *_unfinished(metrics, log),
+        *_workers_missing(log),
         *_client_was_the_limit(metrics, log),
         *_not_as_planned(log),
         *_not_steady(log),
@@ -49,8 +52,25 @@ def _unfinished(metrics: Metrics, log: RequestLog) -> Iterator[str]:
     if counts["failed"]:
         kinds = ", ".join(f"{kind} {number}" for kind, number in metrics.failures.items())
         yield f"{counts['failed']} of {counts['issued']} requests failed ({kinds}): latencies are of the successes only"
-    if counts["unsent"]:
-        yield f"{counts['unsent']} planned requests were never sent: the load offered was lower than planned"
+    unsent = counts["unsent"] - sum(worker.lost_requests for worker in log.workers)
+    if unsent:
+        yield f"{unsent} planned requests were never sent: the load offered was lower than planned"
+
+
+def _workers_missing(log: RequestLog) -> Iterator[str]:
+    """What is not in the record, and what is in it with a doubt."""
+    for worker in log.workers:
+        name = f"worker {worker.number + 1} of {len(log.workers)}"
+        if worker.lost is not None:
+            yield (
+                f"degraded: {name} is missing from the record with {worker.lost_requests} requests, of which nothing is known: "
+                f"{worker.lost}"
+            )
+        elif worker.late_s is not None and worker.late_s > _LATE_S:
+            yield f"{name} began {worker.late_s:.2g} s later than the others"
+        doubt_s = (worker.clock_uncertainty_s or 0.0) + abs(worker.clock_drift_s or 0.0)
+        if doubt_s > _CLOCK_DOUBT_S:
+            yield f"the clock of {name} is known to {doubt_s * 1e3:.0f} ms: its instants stand that uncertainly beside the others'"
 
 
 def _client_was_the_limit(metrics: Metrics, log: RequestLog) -> Iterator[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from array import array
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import attrs
 import numpy as np
 
+from tgibench.deployments import sounds_secret
 from tgibench.errors import InvalidValueError
 from tgibench.protocols import Completion
 from tgibench.protocols._answers import is_event_stream
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpClient", "HttpEndpoint"]
 
+_SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie"}
 _SLICE_READS = 64  # decoded in one go; then whatever else is due has its turn
 
 
@@ -68,29 +71,66 @@ class HttpEndpoint:
     Args:
         url: Its base address, such as ``"http://127.0.0.1:8080"``; the protocol adds the path.
         protocol: How it is spoken to.
-        api_key: Sent as a bearer token; shown nowhere.
+        api_key: Sent as a bearer token; shown nowhere, and not pickled: an endpoint that holds one stays in its process.
+        api_key_env: Name of the environment variable that holds the bearer token instead, looked up where the endpoint is connected.
         headers: Further headers of each request, as ``(name, value)`` pairs; their values are shown nowhere.
         verify_tls: Whether a server's certificate must be valid.
         facts: What is known of the server.
 
     Raises:
-        InvalidValueError: The URL is none.
+        InvalidValueError: The URL is none, or the key is given twice.
     """
 
     url: str = attrs.field(validator=_http_url)
     protocol: WireProtocol = attrs.field(factory=TgiProtocol)
     api_key: str | None = attrs.field(default=None, validator=_one_line, repr=False, kw_only=True)
+    api_key_env: str | None = attrs.field(default=None, kw_only=True)
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_header_lines, repr=False, kw_only=True)
     verify_tls: bool = attrs.field(default=True, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
 
+    def __attrs_post_init__(self) -> None:
+        if self.api_key is not None and self.api_key_env is not None:
+            raise InvalidValueError("give either api_key or api_key_env, not both")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All fields, but no secret leaves the process.
+
+        Raises:
+            InvalidValueError: It holds a key, or a header whose name sounds secret.
+        """
+        secret = [name for name, _ in self.headers if name.lower() in _SECRET_HEADERS or sounds_secret(name)]
+        if self.api_key is not None or secret:
+            held = "an api_key" if self.api_key is not None else f"the header {secret[0]!r}"
+            raise InvalidValueError(
+                f"the endpoint holds {held}, and no secret is sent to another process: "
+                "name the environment variable that holds the key there with api_key_env"
+            )
+        return attrs.asdict(self, recurse=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The fields as they were."""
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def all_headers(self) -> tuple[tuple[str, str], ...]:
+        """The headers of each request, the key among them.
+
+        Raises:
+            InvalidValueError: The environment variable that should hold the key is not set, or holds none.
+        """
+        key = self.api_key
+        if self.api_key_env is not None:
+            key = os.environ.get(self.api_key_env)
+            if not key or not (key.isprintable() and key.isascii()):
+                raise InvalidValueError(f"api_key_env names {self.api_key_env}, which holds no key here")
+        return self.headers if key is None else (*self.headers, ("Authorization", f"Bearer {key}"))
+
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[HttpClient]:
         """A client with connections of its own, opened as they are needed."""
-        headers = self.headers
-        if self.api_key is not None:
-            headers = (*headers, ("Authorization", f"Bearer {self.api_key}"))
-        async with open_transport(self.url, headers=headers, verify_tls=self.verify_tls) as transport:
+        async with open_transport(self.url, headers=self.all_headers, verify_tls=self.verify_tls) as transport:
             yield HttpClient(transport, self.protocol)
 
 

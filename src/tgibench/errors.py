@@ -13,6 +13,7 @@
     │   ├── AwsError             AWS refused a call, or could not be reached
     │   ├── PreflightError       what a deployment needs is not there; nothing was created
     │   └── TeardownError        something that was started could not be stopped; says what is left
+    ├── WorkerError              no worker could be reached, or all of them were lost
     ├── DownloadError            something could not be fetched from the network
     └── ResultsError             a results folder or file cannot be read or written
 
@@ -35,6 +36,7 @@ __all__ = [
     "TgibenchError",
     "UnknownNameError",
     "UnknownPrice",
+    "WorkerError",
 ]
 
 
@@ -102,6 +104,10 @@ class PreflightError(DeployError):
 
 class TeardownError(DeployError):
     """Something that was started could not be stopped; the message says what is left and how to remove it."""
+
+
+class WorkerError(TgibenchError):
+    """No worker of a run could be reached, or all of them were lost; the message says why."""
 
 
 class DownloadError(TgibenchError):

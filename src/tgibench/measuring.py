@@ -18,6 +18,7 @@ from tgibench.runner import run_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
 
     from tgibench.backends import Backend
     from tgibench.deployments import Deployment
@@ -41,6 +42,9 @@ class CellPlan:
     timeouts: Timeouts | None
     slo: SLO | None
     give_up_after: int
+    executor: Executor | None = None
+    shards: int | None = None
+    listen: str = "127.0.0.1"
 
 
 async def measure(
@@ -54,8 +58,11 @@ async def measure(
     timeouts: Timeouts | None = None,
     slo: SLO | None = None,
     give_up_after: int = 20,
+    executor: Executor | None = None,
+    shards: int | None = None,
+    listen: str = "127.0.0.1",
 ) -> Measurement:
-    """Run one load on an endpoint that is deployed already, and return the cell."""
+    """Run one load on an endpoint that is deployed already, and return the cell; see `tgibench.run_load` for each argument."""
     plan = CellPlan(
         backend=backend,
         prompts=prompts,
@@ -63,6 +70,9 @@ async def measure(
         timeouts=timeouts,
         slo=slo,
         give_up_after=give_up_after,
+        executor=executor,
+        shards=shards,
+        listen=listen,
     )
     measurement, _ = await run_cell(plan, deployment, endpoint, load, ready_after_s=None, on_progress=None)
     return measurement
@@ -88,6 +98,9 @@ async def run_cell(
         timeouts=plan.timeouts,
         give_up_after=plan.give_up_after,
         on_progress=on_progress,
+        executor=plan.executor,
+        shards=plan.shards,
+        listen=plan.listen,
     )
     view = ServerView(log=log) if view_of is None or log.stopped == "cancelled" else await view_of(log)
     log = view.log
@@ -104,6 +117,7 @@ async def run_cell(
             "python": platform.python_version(),
             "platform": platform.platform(),
             "stamps": log.health.stamps.value,
+            **_shared_by(log),
             **endpoint.facts,
             **view.facts,
         },
@@ -118,3 +132,17 @@ async def run_cell(
         warnings=(*warnings_of(metrics, log), *view.warnings),
     )
     return measurement, log
+
+
+def _shared_by(log: RequestLog) -> dict[str, str]:
+    """How many workers shared a run, and how well their clocks are known beside one another; nothing for a run of one process."""
+    if not log.workers:
+        return {}
+    doubts_s = [worker.clock_uncertainty_s for worker in log.workers if worker.clock_uncertainty_s is not None]
+    drifts_s = [abs(worker.clock_drift_s) for worker in log.workers if worker.clock_drift_s is not None]
+    return {
+        "workers": str(len(log.workers)),
+        "workers_lost": str(sum(worker.lost is not None for worker in log.workers)),
+        "worker_clock_uncertainty_s": f"{max(doubts_s, default=0.0):.6f}",
+        "worker_clock_drift_s": f"{max(drifts_s, default=0.0):.6f}",
+    }

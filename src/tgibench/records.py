@@ -23,6 +23,7 @@ __all__ = [
     "StampSource",
     "TokensFrom",
     "Window",
+    "Worker",
 ]
 
 
@@ -167,6 +168,34 @@ class ClientHealth:
     samples: int = 0
 
 
+@attrs.frozen(kw_only=True)
+class Worker:
+    """One of the workers that shared a run.
+
+    Args:
+        number: Which part of the load it ran, from 0.
+        place: Its host and process, ``host:pid``; None when it never reported.
+        health: How it fared; None when it was lost.
+        clock_offset_s: Its loop's clock minus that of the process that led the run; None when it never reported.
+        clock_uncertainty_s: By how much that may be wrong: half the shortest round trip.
+        clock_drift_s: Change of the offset from the run's start to its end; None when it was lost.
+        late_s: By how much it began later than agreed; None when it never did.
+        lost: Why its record is missing; None when it is there.
+        lost_requests: Requests of its part of which nothing is known. By duration in a closed loop no number is planned: then those that
+            it had taken up when it last told of its progress.
+    """
+
+    number: int
+    place: str | None = None
+    health: ClientHealth | None = None
+    clock_offset_s: float | None = None
+    clock_uncertainty_s: float | None = None
+    clock_drift_s: float | None = None
+    late_s: float | None = None
+    lost: str | None = None
+    lost_requests: int = 0
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class RequestLog:
     """A run's requests as columns: row i of every column is request i, in the order of their planned start.
@@ -203,11 +232,13 @@ class RequestLog:
         chunk_tokens: uint32; None when dropped.
         messages: A failed row's message by row number.
         finish_reasons: How often each finish reason occurred among successes.
-        unsent: Planned requests that were never sent. issued = succeeded + failed + unsent.
+        unsent: Planned requests that were never sent, or of which nothing is known since their worker was lost.
+            issued = succeeded + failed + unsent.
         window: Where steady-state metrics count.
         health: How the client itself fared.
         stopped: Why the run ended before its plan did; None when it did not.
         concurrency: Requests held in flight where that is constant (a closed loop), else None.
+        workers: Who shared the run; empty for a run of one process.
     """
 
     index: NDArray[np.int64]
@@ -243,6 +274,7 @@ class RequestLog:
     health: ClientHealth
     stopped: str | None = None
     concurrency: int | None = None
+    workers: tuple[Worker, ...] = ()
 
     def __len__(self) -> int:
         """Number of requests sent."""
@@ -271,6 +303,11 @@ class RequestLog:
         kinds = list(FailureKind)
         codes, numbers = np.unique(self.failure_code[self.failure_code > 0], return_counts=True)
         return {kinds[code - 1]: int(number) for code, number in zip(codes, numbers, strict=True)}
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a worker was lost, and with it the record of its part."""
+        return any(worker.lost is not None for worker in self.workers)
 
     def failure(self, row: int) -> Failure | None:
         """Why the request of a row failed; None for a success."""

@@ -4,46 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from typing import TYPE_CHECKING
 
-import attrs
 import numpy as np
 
 from tgibench.client_watch import ClientWatch
+from tgibench.conductors import Alone, Job, RunProgress
 from tgibench.endpoints import Timeouts
 from tgibench.errors import InvalidValueError
-from tgibench.loads import ClosedPhase
+from tgibench.loads import ClosedPhase, OpenPhase
 from tgibench.recording import LogBuilder
 from tgibench.records import Exchange, Failure, FailureKind, Window
+from tgibench.sharding import Workers, run_sharded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Executor
 
+    from tgibench.conductors import Conductor
     from tgibench.endpoints import Client, Endpoint
-    from tgibench.loads import LoadProfile, OpenPhase, Phase
+    from tgibench.loads import LoadProfile, Phase
     from tgibench.records import ClientHealth, RequestLog
     from tgibench.requests import PromptSource
 
-__all__ = ["RunProgress", "run_load"]
-
-
-@attrs.frozen
-class RunProgress:
-    """How far a run has come.
-
-    Args:
-        elapsed_s: Seconds since its start.
-        in_flight: Requests under way.
-        finished: Requests that ended, failed ones included.
-        failed: Those that failed.
-        output_tokens: Tokens of the requests that ended.
-    """
-
-    elapsed_s: float
-    in_flight: int
-    finished: int
-    failed: int
-    output_tokens: int
+__all__ = ["RunProgress", "run_job", "run_load"]
 
 
 async def run_load(
@@ -56,12 +41,20 @@ async def run_load(
     give_up_after: int = 20,
     keep_chunk_times: bool = True,
     on_progress: Callable[[RunProgress], None] | None = None,
+    executor: Executor | None = None,
+    shards: int | None = None,
+    listen: str = "127.0.0.1",
+    start_within_s: float = 60.0,
 ) -> RequestLog:
     """Execute a load plan and return the log of its requests.
 
     A request that fails is a row of the log like any other. Cancelling the call (Ctrl-C under `asyncio.run`) ends the run: requests
     in flight are recorded as cancelled and the log of what was measured is *returned*, with `RequestLog.stopped` set; the task's
     cancellation count is left as it is, so that a caller can tell with `asyncio.Task.cancelling`.
+
+    With an `executor` the plan is split and each part runs in a worker of its own; the parts start together and their logs are merged
+    into the one that a single process would have recorded. A worker that is lost takes its part of the record along:
+    `RequestLog.workers` says so, and what is not known of counts as unsent. No part is ever run a second time.
 
     Args:
         endpoint: Where the requests go.
@@ -71,53 +64,71 @@ async def run_load(
         timeouts: Limits of each request; the defaults of `Timeouts` when None.
         give_up_after: The run stops after this many failures in a row, and the log says so.
         keep_chunk_times: Whether the log keeps the arrival of every chunk (12 bytes each).
-        on_progress: Called on the event loop after each finished request; keep it short.
+        on_progress: Called on the event loop after each finished request (with an executor: a few times a second); keep it short.
+        executor: Where workers come from: a `concurrent.futures.ProcessPoolExecutor`, a Dask client's `get_executor()`, or any other.
+        shards: The number of parts; all run at once, so there must be as many free workers.
+        listen: The address of this machine, with or without a port, at which workers reach it.
+        start_within_s: How long workers may take to report; the run starts without those that did not.
 
     Raises:
-        InvalidValueError: `give_up_after` is below 1, or `seed` below 0.
+        InvalidValueError: `give_up_after` or `shards` is below 1, `seed` below 0, the load cannot be split into so many parts, only one
+            of `executor` and `shards` is given, or the endpoint lives in this process alone.
+        WorkerError: No worker reported in time, or all were lost.
     """
     if give_up_after < 1:
         raise InvalidValueError(f"give_up_after must be at least 1, got {give_up_after!r}")
     if seed < 0:
         raise InvalidValueError(f"seed must be a whole number of at least 0, got {seed!r}")
-    loop = asyncio.get_running_loop()
-    async with endpoint.connect() as client:
-        run = _Run(client, prompts, seed, timeouts or Timeouts(), give_up_after, keep_chunk_times, on_progress)
-        watch = ClientWatch(loop)
-        with watch.collector_at_rest():
+    if (executor is None) != (shards is None):
+        raise InvalidValueError(f"executor and shards are given together, got {executor!r} and {shards!r}")
+    job = Job(
+        endpoint=endpoint,
+        load=load,
+        prompts=prompts,
+        seed=seed,
+        timeouts=timeouts or Timeouts(),
+        keep_chunk_times=keep_chunk_times,
+    )
+    if executor is None or shards is None:
+        return await run_job(job, Alone(give_up_after, on_progress))
+    workers = Workers(executor, shards, listen=listen, start_within_s=start_within_s)
+    return await run_sharded(run_job, job, workers, give_up_after=give_up_after, on_progress=on_progress)
+
+
+async def run_job(job: Job, conductor: Conductor) -> RequestLog:
+    """Do a job in this event loop, as the conductor says."""
+    loop, phases = asyncio.get_running_loop(), iter(job.load.phases(job.seed))
+    first = next(phases, None)  # drawing arrivals takes time: before the start
+    async with job.endpoint.connect() as client:
+        with ClientWatch(loop).collector_at_rest():
+            run = _Run(job, client, conductor, await conductor.start(client.stamps))
+            conductor.follow(run)
+            watch = ClientWatch(loop)
             try:
                 async with asyncio.TaskGroup() as everything:
                     monitor = everything.create_task(watch.sample_lag())
                     try:
-                        await run.execute(load.phases(seed))
+                        await run.execute(itertools.chain(() if first is None else (first,), phases))
                     finally:
                         monitor.cancel()
             except asyncio.CancelledError:
                 run.stop("cancelled")
-        return run.log(watch.health(client.stamps))
+        health = watch.health(client.stamps)
+    await conductor.finished()
+    return run.log(health)
 
 
 class _Run:
     """One run's state: what is in flight, what ended, whether to stop."""
 
-    def __init__(
-        self,
-        client: Client,
-        prompts: PromptSource,
-        seed: int,
-        timeouts: Timeouts,
-        give_up_after: int,
-        keep_chunk_times: bool,  # noqa: FBT001 - private, passed on as it came
-        on_progress: Callable[[RunProgress], None] | None,
-    ) -> None:
-        self._client, self._prompts, self._seed, self._timeouts = client, prompts, seed, timeouts
-        self._give_up_after, self._on_progress = give_up_after, on_progress
+    def __init__(self, job: Job, client: Client, conductor: Conductor, began_s: float) -> None:
+        self._client, self._conductor, self._began_s = client, conductor, began_s
+        self._prompts, self._seed, self._timeouts = job.prompts, job.seed, job.timeouts
         self._loop = asyncio.get_running_loop()
-        self._began_s = self._loop.time()
-        self._builder = LogBuilder(self._began_s, keep_chunks=keep_chunk_times)
+        self._builder = LogBuilder(began_s, keep_chunks=job.keep_chunk_times)
         self._stopping = asyncio.Event()
         self._stopped: str | None = None
-        self._in_flight = self._failed = self._failed_in_a_row = self._output_tokens = self._unsent = 0
+        self._in_flight = self._failed = self._output_tokens = self._unsent = 0
         self._window_start_s: float | None = None
         self._window_stop_s: float | None = None
         self._users: set[int | None] = set()
@@ -129,11 +140,18 @@ class _Run:
             self._end_window()
         self._stopping.set()
 
-    async def execute(self, phases: Iterator[Phase]) -> None:
+    def progress(self) -> RunProgress:
+        """How far it has come."""
+        elapsed_s = self._loop.time() - self._began_s
+        return RunProgress(elapsed_s, self._in_flight, len(self._builder), self._failed, self._output_tokens)
+
+    async def execute(self, phases: Iterable[Phase]) -> None:
         """Carry out the phases, then wait for the answers still coming."""
+        begin_s: float | None = self._began_s
         async with asyncio.TaskGroup() as in_flight:
             for phase in phases:
-                begin_s = self._loop.time()
+                if begin_s is None:
+                    begin_s = await self._conductor.phase_ended()
                 if self._window_start_s is None:
                     self._window_start_s = begin_s + phase.warm_up_s
                 self._window_stop_s = None
@@ -144,6 +162,12 @@ class _Run:
                     self._users.add(None)
                     await self._open(phase, begin_s, in_flight)
                 self._end_window()
+                begin_s = self._planned_end(phase, begin_s)
+
+    def _planned_end(self, phase: Phase, begin_s: float) -> float | None:
+        """Where the next phase begins by the plan; None where that is known only when this one is over."""
+        planned = isinstance(phase, OpenPhase) and phase.duration_s is not None and not self._stopping.is_set()
+        return begin_s + phase.duration_s if planned and phase.duration_s is not None else None
 
     async def _closed(self, phase: ClosedPhase, begin_s: float) -> None:
         indices = iter(phase.indices)
@@ -223,18 +247,8 @@ class _Run:
 
     def _take_note(self, exchange: Exchange) -> None:
         self._output_tokens += exchange.output_tokens or 0
-        if exchange.failure is None:
-            self._failed_in_a_row = 0
-        else:
-            self._failed += 1
-            self._failed_in_a_row += 1
-            if self._failed_in_a_row >= self._give_up_after:
-                kind, message = exchange.failure.kind, exchange.failure.message
-                self.stop(f"gave up after {self._failed_in_a_row} failures in a row, the last: {kind}: {message}")
-        if self._on_progress:
-            elapsed_s = self._loop.time() - self._began_s
-            finished = len(self._builder)
-            self._on_progress(RunProgress(elapsed_s, self._in_flight, finished, self._failed, self._output_tokens))
+        self._failed += exchange.failure is not None
+        self._conductor.request_ended(exchange.failure)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but wake when the run stops."""

@@ -9,7 +9,7 @@ import attrs
 
 from tgibench.budgets import Budget, Spending
 from tgibench.endpoints import Timeouts
-from tgibench.errors import BudgetError, DeployError, InvalidValueError
+from tgibench.errors import BudgetError, DeployError, InvalidValueError, WorkerError
 from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
 from tgibench.measuring import CellPlan, run_cell
 from tgibench.storage import StudyStore
@@ -17,6 +17,7 @@ from tgibench.storage import StudyStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from collections.abc import Set as AbstractSet
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from tgibench.backends import Backend
@@ -64,6 +65,9 @@ async def sweep(
     give_up_after: int = 20,
     keep_chunk_times: bool = False,
     budget: Budget | None = None,
+    executor: Executor | None = None,
+    shards: int | None = None,
+    listen: str = "127.0.0.1",
 ) -> Study:
     """Deploy each deployment once and run every load on it.
 
@@ -85,6 +89,9 @@ async def sweep(
         keep_chunk_times: Whether per-request and per-chunk columns are stored too (`.npz`, beside the cell).
         budget: What the sweep may spend: a deployment whose worst case does not fit is not started, and load stops in time to delete
             what serves it. Either is a `DeploymentFailure`.
+        executor: Where the workers of each load come from, as of `tgibench.run_load`; None for this process alone.
+        shards: The number of workers.
+        listen: The address of this machine at which workers reach it.
 
     Raises:
         InvalidValueError: There is no deployment or no load, or the seed is negative.
@@ -105,6 +112,9 @@ async def sweep(
         timeouts=timeouts,
         slo=slo,
         give_up_after=give_up_after,
+        executor=executor,
+        shards=shards,
+        listen=listen,
     )
     spending = None if budget is None else Spending(budget)
     work = _Sweep(plan, spending, StudyStore(store) if store is not None else None, on_measurement, on_progress)
@@ -148,7 +158,7 @@ class _Sweep:
         try:
             if len(stored) < len(loads):
                 await self._within_budget(deployment, loads, fresh, skip=stored.keys())
-        except DeployError as error:
+        except (DeployError, WorkerError) as error:
             if fresh.keys() | stored.keys() == set(range(len(loads))):
                 raise  # every load was run: what failed is the tear-down, and that must not pass unseen
             self._fail(DeploymentFailure(deployment, str(error)))

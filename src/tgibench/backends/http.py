@@ -35,7 +35,8 @@ class HttpBackend:
     Args:
         url: Its base address.
         protocol: How it is spoken to.
-        api_key: Sent as a bearer token; shown nowhere.
+        api_key: Sent as a bearer token; shown nowhere, and not sent to other workers.
+        api_key_env: Name of the environment variable that holds the bearer token instead; each worker looks it up for itself.
         ready_timeout_s: How long it may take to answer its health check.
         verify_tls: Whether a server's certificate must be valid.
 
@@ -46,6 +47,7 @@ class HttpBackend:
     url: str
     protocol: WireProtocol = attrs.field(factory=TgiProtocol)
     api_key: str | None = attrs.field(default=None, repr=False, kw_only=True)
+    api_key_env: str | None = attrs.field(default=None, kw_only=True)
     ready_timeout_s: float = attrs.field(default=60.0, validator=above_zero, kw_only=True)
     verify_tls: bool = attrs.field(default=True, kw_only=True)
 
@@ -75,7 +77,9 @@ class HttpBackend:
         yield attrs.evolve(endpoint, facts=await learn_facts(endpoint))
 
     def _endpoint(self) -> HttpEndpoint:
-        return HttpEndpoint(self.url, self.protocol, api_key=self.api_key, verify_tls=self.verify_tls)
+        return HttpEndpoint(
+            self.url, self.protocol, api_key=self.api_key, api_key_env=self.api_key_env, verify_tls=self.verify_tls
+        )
 
 
 async def wait_until_ready(endpoint: HttpEndpoint, *, timeout_s: float, path: str = "/health") -> None:
@@ -111,12 +115,9 @@ async def learn_facts(endpoint: HttpEndpoint) -> dict[str, str]:
 
 
 def _session(endpoint: HttpEndpoint) -> aiohttp.ClientSession:
-    headers = dict(endpoint.headers)
-    if endpoint.api_key is not None:
-        headers["Authorization"] = f"Bearer {endpoint.api_key}"
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=endpoint.verify_tls),
-        headers=headers,
+        headers=dict(endpoint.all_headers),
         timeout=aiohttp.ClientTimeout(total=_PROBE_S),
     )
 

@@ -21,6 +21,7 @@ from tgibench.cli.display import SweepDisplay, print_study
 from tgibench.cli.predict import predict
 from tgibench.cli.prices import prices
 from tgibench.cli.report import report
+from tgibench.cli.workers import gathered
 from tgibench.errors import InvalidValueError
 from tgibench.reports.cells import cell
 
@@ -63,6 +64,9 @@ tgibench.add_command(cleanup)
 @click.option("--no-stream", is_flag=True, help="Ask for whole answers: no TTFT, but TGI's own timings.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of arrivals and prompts.")
 @click.option("--api-key-env", help="Name of the environment variable that holds the bearer token.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that share each load; with --dask, of the cluster.")
+@click.option("--dask", help="Scheduler of a Dask cluster whose workers share each load, such as tcp://10.0.0.5:8786.")
+@click.option("--listen", help="This machine's address at which Dask's workers reach it, such as 10.0.0.4.")
 @click.option("--no-verify-tls", is_flag=True, help="Accept any certificate of the server.")
 @click.option("--ready-timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the server.")
 @click.option(
@@ -75,23 +79,26 @@ def run(**options: Any) -> None:
     backend = tb.HttpBackend(
         options["url"],
         _protocol(options["protocol"], options["model"]),
-        api_key=_api_key(options["api_key_env"]),
+        api_key_env=_api_key_env(options["api_key_env"]),
         ready_timeout_s=options["ready_timeout"],
         verify_tls=not options["no_verify_tls"],
     )
     address = urlsplit(options["url"])
     deployment = tb.Deployment(options["model"] or "server", address.netloc, server=options["protocol"])
-    with SweepDisplay() as display:
+    prompts = _prompts(options)
+    sharing = gathered(options["workers"], dask=options["dask"], listen=options["listen"])
+    with sharing as workers, SweepDisplay() as display:
         study = asyncio.run(
             tb.sweep(
                 [deployment],
                 loads,
                 backend=backend,
-                prompts=_prompts(options),
+                prompts=prompts,
                 seed=options["seed"],
                 store=options["store"],
                 on_measurement=display.measured,
                 on_progress=display.moved,
+                **workers,
             )
         )
     if options["as_json"]:
@@ -176,13 +183,10 @@ def _prompts(options: dict[str, Any]) -> PromptSource:
     return tb.SyntheticPrompts(input_tokens=options["input_tokens"], **limits)
 
 
-def _api_key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
+def _api_key_env(variable: str | None) -> str | None:
+    if variable is not None and not os.environ.get(variable):
         raise InvalidValueError(f"--api-key-env names {variable}, which is not set")
-    return key
+    return variable
 
 
 def _tell_ready(url: str) -> None:

@@ -1,0 +1,116 @@
+"""Merges the logs of a run's parts into the one that a single process would have recorded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from tgibench.errors import InvalidValueError
+from tgibench.records import ClientHealth, RequestLog, StampSource, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from tgibench.records import Worker
+
+__all__ = ["ROW_COLUMNS", "merge_logs", "worst_health"]
+
+_CHUNK_COLUMNS = ("chunk_offsets", "chunk_times_s", "chunk_tokens")
+_OTHERS = ("messages", "finish_reasons", "unsent", "window", "health", "stopped", "concurrency", "workers")
+ROW_COLUMNS = tuple(field.name for field in attrs.fields(RequestLog) if field.name not in {*_CHUNK_COLUMNS, *_OTHERS})
+"""The columns of a log that have one value a request."""
+
+
+def merge_logs(parts: Sequence[RequestLog], workers: tuple[Worker, ...] = ()) -> RequestLog:
+    """The log of a whole run from those of its parts, whose second 0 is one and the same instant.
+
+    Rows are those of all parts in the order of their planned start. Requests that went with a lost worker count as unsent. The window
+    ends where a single process would have ended it: in a closed loop when the first user of any part idles, or when the run was stopped,
+    else with the last part.
+
+    Args:
+        parts: At least one.
+        workers: Who shared the run, lost ones included.
+
+    Raises:
+        InvalidValueError: There is no part.
+    """
+    if not parts:
+        raise InvalidValueError("a merged log needs at least one part, got none")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ROW_COLUMNS}
+    order = np.lexsort((columns["index"], columns["planned_s"]))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    columns = {name: column[order] for name, column in columns.items()}
+    firsts = np.cumsum([0, *(len(part) for part in parts)])
+    lost = sum(worker.lost_requests for worker in workers)
+    whole = not any(worker.lost for worker in workers)
+    users = [part.concurrency for part in parts if part.concurrency is not None]
+    return RequestLog(
+        **columns,
+        **_chunks(parts, order, firsts),
+        messages={
+            int(rank[first + row]): message
+            for first, part in zip(firsts, parts, strict=False)
+            for row, message in part.messages.items()
+        },
+        finish_reasons=dict(sum((Counter(part.finish_reasons) for part in parts), Counter[str]())),
+        unsent=sum(part.unsent for part in parts) + lost,
+        window=_window(parts, ends_open=not len(order) or bool(columns["open_loop"][-1])),
+        health=worst_health([part.health for part in parts]),
+        stopped=next((part.stopped for part in parts if part.stopped), None),
+        concurrency=sum(users) if whole and len(users) == len(parts) else None,
+        workers=workers,
+    )
+
+
+def worst_health(healths: Sequence[ClientHealth]) -> ClientHealth:
+    """The largest of each figure, and the least exact stamps: a run is as sound as the worst of its workers."""
+    exactness = list(StampSource)
+
+    def largest(name: str) -> float | None:
+        return max((value for health in healths if (value := getattr(health, name)) is not None), default=None)
+
+    worst = max(healths, key=lambda health: health.loop_lag_p99_s or 0.0)
+    return attrs.evolve(
+        worst,
+        stamps=max((health.stamps for health in healths), key=exactness.index),
+        cpu_share=largest("cpu_share"),
+        loop_lag_p50_s=largest("loop_lag_p50_s"),
+        loop_lag_max_s=largest("loop_lag_max_s"),
+        samples=sum(health.samples for health in healths),
+    )
+
+
+def _window(parts: Sequence[RequestLog], *, ends_open: bool) -> Window:
+    stops_s = [part.window.stop_s for part in parts]
+    stopped = any(part.stopped for part in parts)
+    stop_s = max(stops_s) if ends_open and not stopped else min(stops_s)
+    start_s = max(part.window.start_s for part in parts)
+    return Window(start_s, max(start_s, stop_s))
+
+
+def _chunks(parts: Sequence[RequestLog], order: NDArray[np.intp], firsts: NDArray[np.int64]) -> dict[str, Any]:
+    """The chunks of all parts in the new order, copied request by request: no index as long as the chunks is made."""
+    kept = [
+        (part.chunk_offsets, part.chunk_times_s, part.chunk_tokens)
+        for part in parts
+        if part.chunk_offsets is not None and part.chunk_times_s is not None and part.chunk_tokens is not None
+    ]
+    if len(kept) < len(parts):
+        return dict.fromkeys(_CHUNK_COLUMNS)
+    lengths = np.concatenate([np.diff(offsets) for offsets, _, _ in kept])[order]
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    times_s, tokens = np.empty(offsets[-1]), np.empty(offsets[-1], np.uint32)
+    owners = np.searchsorted(firsts, order, side="right") - 1
+    for place, (row, owner) in enumerate(zip(order.tolist(), owners.tolist(), strict=True)):
+        source_offsets, source_times_s, source_tokens = kept[owner]
+        begin, end = source_offsets[row - firsts[owner] : row - firsts[owner] + 2]
+        times_s[offsets[place] : offsets[place + 1]] = source_times_s[begin:end]
+        tokens[offsets[place] : offsets[place + 1]] = source_tokens[begin:end]
+    return {"chunk_offsets": offsets, "chunk_times_s": times_s, "chunk_tokens": tokens}
