@@ -144,12 +144,14 @@ async def test_cancelling_a_shared_run_returns_what_was_measured():
 
 
 class Faulty(concurrent.futures.Executor):
-    """Threads that mishandle part 1: never begun, begun twice, or raising."""
+    """Threads that mishandle part 1: never begun, begun twice, or raising; or take nothing."""
 
     def __init__(self, fault):
         self._threads, self._fault = threads(4), fault
 
     def submit(self, function, task):
+        if self._fault == "all":
+            raise RuntimeError("broken")
         if task.number != 1 or self._fault == "twice":
             if task.number == 1:
                 self.second = self._threads.submit(function, task)
@@ -160,8 +162,8 @@ class Faulty(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return self._threads.submit(int, "no number")
 
-    def shutdown(self, wait=True, **options):
-        self._threads.shutdown(wait=wait)
+    def shutdown(self, **options):
+        self._threads.shutdown(**options)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +224,21 @@ async def test_workers_that_cannot_reach_the_leading_process_are_one_clear_error
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_a_sweep_whose_workers_do_not_come_keeps_what_it_has():
+    """The cell is a failure that says why; the sweep returns."""
+    async with serving(Script()) as url:
+        study = await tb.sweep(
+            [tb.Deployment("m", "here")],
+            [tb.ClosedLoop(2, requests=4)],
+            backend=tb.HttpBackend(url),
+            prompts=PROMPT,
+            executor=Faulty("all"),
+            shards=2,
+        )
+    (failure,) = study.failures
+    assert "none of 2 workers started; the first: the executor did not take it" in failure.message
+
+
 async def test_an_endpoint_inside_this_process_is_refused():
     """Each worker would emulate a server of its own: the error says what to do instead."""
     endpoint = tb.Emulator().endpoint(tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge"))
@@ -262,8 +279,8 @@ async def test_a_stranger_on_the_control_channel_is_turned_away():
                 await writer.wait_closed()
                 answers.append(hello)
 
-        def shutdown(self, wait=True, **options):
-            self._threads.shutdown(wait=wait)
+        def shutdown(self, **options):
+            self._threads.shutdown(**options)
 
     executor = Prying()
     async with serving(Script()) as url:

@@ -211,7 +211,7 @@ class _Leader:
                 await shard.converse(channel, self)
         except (ChannelError, TimeoutError, OSError) as error:
             if shard is not None:
-                await self._take_leave(shard, "it fell silent" if isinstance(error, TimeoutError) else _text(error))
+                await self._take_leave(shard, "it fell silent" if isinstance(error, TimeoutError) else str(error))
         finally:
             await channel.close()
 

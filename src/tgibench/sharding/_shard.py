@@ -127,10 +127,16 @@ class Shard:
 
     def _goes_on(self, message: dict[str, Any], lead: Lead) -> bool:
         match message:
-            case {"progress": [int(in_flight), int(finished), int(failed), int(output_tokens)], "late_s": late_s}:
+            case {
+                "progress": [int(in_flight), int(finished), int(failed), int(output_tokens)],
+                "late_s": float(late_s),
+                "failures": int(failures),
+                "after_success": bool(after_success),
+                "last": str(last),
+            }:
                 self.in_flight, self.finished, self.failed = in_flight, finished, failed
                 self.output_tokens, self.late_s = output_tokens, late_s
-                lead.failed(message["failures"], after_success=message["after_success"], last=message["last"])
+                lead.failed(failures, after_success=after_success, last=last)
                 lead.moved(self)
             case {"phase_ended": True}:
                 self.phases_ended = 1
