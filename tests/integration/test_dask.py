@@ -93,6 +93,7 @@ async def test_a_cluster_counts_what_one_process_counts_and_a_killed_worker_leav
     load, script = tb.PoissonArrivals(60.0, requests=60), Script()
     client = await asyncio.to_thread(distributed.Client, cluster, set_as_default=False)
     try:
+        await asyncio.to_thread(client.wait_for_workers, 2, timeout=30)
         executor = client.get_executor(pure=False, retries=0)
         async with serving(script) as url:
             endpoint = tb.HttpEndpoint(url)

@@ -101,7 +101,8 @@ async def test_all_shapes_of_load_can_be_shared():
     assert all(before <= after for before, after in zip(last[:-1], first[1:], strict=True))
     assert log.ended_s[stage == 0].max() <= first[1]
     assert log.window.start_s == pytest.approx(0.05)
-    assert log.window.stop_s == pytest.approx(first[3] + 0.3, abs=0.05)
+    # from the agreed beginning, not from the first request
+    assert first[3] < log.window.stop_s <= first[3] + 0.3 + 1e-9
 
 
 async def test_failures_in_a_row_are_counted_over_all_parts():
@@ -171,7 +172,7 @@ class Faulty(concurrent.futures.Executor):
     [
         (
             "never",
-            r"it did not report within 0\.4 s: there must be 2 free workers that reach this process at 127\.0\.0\.1:\d+",
+            r"it did not report within 1\.5 s: there must be 2 free workers that reach this process at 127\.0\.0\.1:\d+",
         ),
         ("not sent", "the executor did not take it: RuntimeError: cannot schedule new futures after shutdown"),
         ("raises", "it did not start: ValueError: invalid literal for int"),
@@ -181,7 +182,7 @@ async def test_a_part_that_never_starts_is_missing_and_the_rest_is_kept(fault, w
     """The run goes on without it, degraded; what it should have sent is unsent; the cell that is stored says so."""
     load, script, executor = tb.ConstantArrivals(100.0, requests=20), Script(), Faulty(fault)
     async with serving(script) as url:
-        log = await tb.run_load(tb.HttpEndpoint(url), load, PROMPT, executor=executor, shards=2, start_within_s=0.4)
+        log = await tb.run_load(tb.HttpEndpoint(url), load, PROMPT, executor=executor, shards=2, start_within_s=1.5)
     executor.shutdown()
     assert log.counts == {"issued": 20, "succeeded": 10, "failed": 0, "unsent": 10}
     assert log.index.tolist() == list(range(0, 20, 2))

@@ -46,14 +46,14 @@ open_loads = st.one_of(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(open_loads, st.integers(1, 8), st.integers(0, 1000))
 def test_the_parts_of_an_open_load_merge_into_the_log_of_the_whole(load, shards, seed):
     """Rows, instants, chunks, counts and window are those of the one process, whatever the shape and the number of parts."""
     assert_equal(merge_logs([run(part, seed) for part in load.split(shards)]), run(load, seed), within_s=ROUNDING_S)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.sampled_from([0.0, 0.125, 0.25]))
 def test_the_parts_of_a_closed_load_merge_into_the_log_of_the_whole(shards, users, rounds, think_time_s):
     """Users in equal parts of equal service send the same numbers at the same instants; the users add up again."""
@@ -66,9 +66,9 @@ def test_the_parts_of_a_closed_load_merge_into_the_log_of_the_whole(shards, user
 @pytest.mark.parametrize("shards", [1, 2, 8])
 def test_what_n_workers_send_together_is_poisson(shards):
     """Sends of all parts in bins have a variance as large as their mean, and the arrival test finds no fault."""
-    load = tb.PoissonArrivals(50.0, duration_s=200)
+    load = tb.PoissonArrivals(50.0, duration_s=100)
     log = merge_logs([run(part, 3, service_s=0.01) for part in load.split(shards)])
-    counts, _ = np.histogram(log.sent_s, bins=np.arange(0.0, 200.1, 0.2))
+    counts, _ = np.histogram(log.sent_s, bins=np.arange(0.0, 100.1, 0.2))
     assert 0.8 < counts.var() / counts.mean() < 1.2
     assert tb.arrival_test(log, rate_rps=50.0, cv=1.0).as_planned
 
@@ -92,7 +92,7 @@ def exchanges(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(exchanges(), st.integers(0, 2)), max_size=20), st.booleans(), st.floats(-1e3, 1e3))
 def test_any_division_of_requests_merges_into_the_log_of_all(requests, keep_chunks, began_s):
     """Failures with their messages, chunks and finish reasons find their row again; second 0 is the same for each part."""
