@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from tgibench.checks import warnings_of as warnings_of
     from tgibench.choices import Choice as Choice
     from tgibench.client import HttpEndpoint as HttpEndpoint
+    from tgibench.client_calibration import calibrate_client as calibrate_client
+    from tgibench.client_floor import ClientFloor as ClientFloor
+    from tgibench.client_floor import ClientHost as ClientHost
+    from tgibench.client_floor import LimitCheck as LimitCheck
+    from tgibench.client_limits import ClientInfluence as ClientInfluence
     from tgibench.comparisons import Comparison as Comparison
     from tgibench.comparisons import Verdict as Verdict
     from tgibench.comparisons import compare as compare
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
     from tgibench.endpoints import WatchedEndpoint as WatchedEndpoint
     from tgibench.errors import AwsError as AwsError
     from tgibench.errors import BudgetError as BudgetError
+    from tgibench.errors import CalibrationError as CalibrationError
     from tgibench.errors import DeployError as DeployError
     from tgibench.errors import DownloadError as DownloadError
     from tgibench.errors import InvalidValueError as InvalidValueError
@@ -105,6 +111,7 @@ if TYPE_CHECKING:
     from tgibench.recommend import cheapest as cheapest
     from tgibench.recommend import fastest as fastest
     from tgibench.recommend import highest_throughput as highest_throughput
+    from tgibench.records import ClientHealth as ClientHealth
     from tgibench.records import Exchange as Exchange
     from tgibench.records import Failure as Failure
     from tgibench.records import FailureKind as FailureKind
@@ -148,6 +155,7 @@ if TYPE_CHECKING:
     from tgibench.sweeps import Progress as Progress
     from tgibench.sweeps import sweep as sweep
     from tgibench.sync import adaptive_sweep_blocking as adaptive_sweep_blocking
+    from tgibench.sync import calibrate_client_blocking as calibrate_client_blocking
     from tgibench.sync import find_capacity_blocking as find_capacity_blocking
     from tgibench.sync import measure_blocking as measure_blocking
     from tgibench.sync import run_load_blocking as run_load_blocking
@@ -180,6 +188,9 @@ _HOMES = {
     "checks": ("arrival_test", "warnings_of"),
     "choices": ("Choice",),
     "client": ("HttpEndpoint",),
+    "client_calibration": ("calibrate_client",),
+    "client_floor": ("ClientFloor", "ClientHost", "LimitCheck"),
+    "client_limits": ("ClientInfluence",),
     "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
     "cost_models": ("CostSum", "FixedCost", "InstanceHours", "PerToken"),
     "costs": ("Cost", "CostModel"),
@@ -188,6 +199,7 @@ _HOMES = {
     "errors": (
         "AwsError",
         "BudgetError",
+        "CalibrationError",
         "DeployError",
         "DownloadError",
         "InvalidValueError",
@@ -218,7 +230,17 @@ _HOMES = {
     "provenance": ("Provenance", "Source"),
     "published": ("llama2_sagemaker_2023", "read_sagemaker_results", "study_prompts"),
     "recommend": ("cheapest", "fastest", "highest_throughput"),
-    "records": ("Exchange", "Failure", "FailureKind", "RequestLog", "StampSource", "TokensFrom", "Window", "Worker"),
+    "records": (
+        "ClientHealth",
+        "Exchange",
+        "Failure",
+        "FailureKind",
+        "RequestLog",
+        "StampSource",
+        "TokensFrom",
+        "Window",
+        "Worker",
+    ),
     "remembered_costs": ("RememberedCosts",),
     "reports.cells": ("to_json",),
     "reports.files": ("write_report",),
@@ -248,6 +270,7 @@ _HOMES = {
     "timelines": ("Timeline",),
     "sync": (
         "adaptive_sweep_blocking",
+        "calibrate_client_blocking",
         "find_capacity_blocking",
         "measure_blocking",
         "run_load_blocking",

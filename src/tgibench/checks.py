@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
+from tgibench.client_limits import client_influence, client_warnings
 from tgibench.errors import InvalidValueError
 from tgibench.metrics import latency_s
 from tgibench.stats import quantile_interval, samples_needed
@@ -16,26 +17,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tgibench.client_floor import ClientFloor
     from tgibench.metrics import Metrics
     from tgibench.records import RequestLog
 
 __all__ = ["ArrivalTest", "arrival_test", "warnings_of"]
 
-_BUSY_CPU_SHARE = 0.9
-_LAG_SHARE = 0.1
-_LEAST_LAG_S = 0.005
 _DRIFT_RATIO = 1.1
 _FEWEST_TO_COMPARE = 20
 _LATE_S = 0.1
 _CLOCK_DOUBT_S = 0.01
 
 
-def warnings_of(metrics: Metrics, log: RequestLog) -> tuple[str, ...]:
-    """All warnings of a run, the gravest first; empty for a run without fault."""
+def warnings_of(metrics: Metrics, log: RequestLog, *, floor: ClientFloor | None = None) -> tuple[str, ...]:
+    """All warnings of a run, the gravest first; empty for a run without fault.
+
+    Args:
+        metrics: Those of the log.
+        log: The run.
+        floor: What `calibrate_client` found on this machine, where it is known.
+    """
     return (
         *_unfinished(metrics, log),
         *_workers_missing(log),
-        *_client_was_the_limit(metrics, log),
+        *client_warnings(client_influence(metrics, log, floor)),
         *_not_as_planned(log),
         *_not_steady(log),
         *_tokens_not_the_servers(metrics),
@@ -71,19 +76,6 @@ def _workers_missing(log: RequestLog) -> Iterator[str]:
         doubt_s = (worker.clock_uncertainty_s or 0.0) + abs(worker.clock_drift_s or 0.0)
         if doubt_s > _CLOCK_DOUBT_S:
             yield f"the clock of {name} is known to {doubt_s * 1e3:.0f} ms: its instants stand that uncertainly beside the others'"
-
-
-def _client_was_the_limit(metrics: Metrics, log: RequestLog) -> Iterator[str]:
-    health = log.health
-    if health.cpu_share is not None and health.cpu_share > _BUSY_CPU_SHARE:
-        yield f"the client used {health.cpu_share:.0%} of a core: it, not the server, may have been the limit"
-    fastest = [figure.p50 for figure in (metrics.ttft_s, metrics.tpot_s) if figure is not None and figure.p50]
-    allowed_s = max(_LEAST_LAG_S, _LAG_SHARE * min(fastest, default=0.0))
-    if health.loop_lag_p99_s is not None and health.loop_lag_p99_s > allowed_s:
-        yield (
-            f"the client's event loop ran up to {health.loop_lag_p99_s * 1e3:.1f} ms late (p99): "
-            "its times may be the client's own"
-        )
 
 
 def _not_as_planned(log: RequestLog) -> Iterator[str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["ClientWatch"]
 
 _LAG_SAMPLE_EVERY_S = 0.02
+_SCHEDULING = Path("/proc/thread-self/schedstat")  # proc(5): nanoseconds on a CPU, nanoseconds waiting for one, turns
 
 
 class ClientWatch:
-    """Watches the client itself: the event loop's lateness and this process's CPU time."""
+    """Watches the client itself: the event loop's lateness, this process's CPU time, and how long its thread waited for a CPU."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self._virtual = loop, virtual_time.is_virtual(loop)
         self._began_s, self._cpu_began_s = loop.time(), time.process_time()
+        self._run_delay_began_s = None if self._virtual else _run_delay_s()
         self._lags_s: list[float] = []
 
     async def sample_lag(self) -> None:
@@ -56,6 +59,7 @@ class ClientWatch:
         elapsed_s = self._loop.time() - self._began_s
         if self._virtual or not self._lags_s or elapsed_s <= 0:
             return ClientHealth(stamps=stamps)
+        run_delay_s = None if self._run_delay_began_s is None else _run_delay_s()
         p50, p99 = np.quantile(self._lags_s, (0.5, 0.99))
         return ClientHealth(
             stamps=stamps,
@@ -64,4 +68,16 @@ class ClientWatch:
             loop_lag_p99_s=float(p99),
             loop_lag_max_s=max(self._lags_s),
             samples=len(self._lags_s),
+            run_delay_share=None
+            if run_delay_s is None or self._run_delay_began_s is None
+            else (run_delay_s - self._run_delay_began_s) / elapsed_s,
         )
+
+
+def _run_delay_s() -> float | None:
+    """How long the calling thread has been able to run without being let; None where the system does not tell."""
+    try:
+        on_cpu_ns, waiting_ns, _turns = _SCHEDULING.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return int(waiting_ns) * 1e-9 if int(on_cpu_ns) else None  # a kernel that does not keep count says 0

@@ -7,6 +7,7 @@
     ├── UnknownNameError         a name in a file or on the command line stands for nothing     (also a LookupError)
     ├── UnknownPrice             no price is known of a machine or region                       (also a LookupError)
     ├── MissingExtraError        an optional dependency is not installed                        (also an ImportError)
+    ├── CalibrationError         the client's own floor could not be found
     ├── RunningLoopError         a blocking twin was called where an event loop runs
     ├── DeployError              a server could not be started, reached or made ready
     │   ├── BudgetError          the budget does not allow it, or ran out
@@ -25,6 +26,7 @@ from __future__ import annotations
 __all__ = [
     "AwsError",
     "BudgetError",
+    "CalibrationError",
     "DeployError",
     "DownloadError",
     "InvalidValueError",
@@ -58,6 +60,10 @@ class UnknownPrice(TgibenchError, LookupError):  # noqa: N818 - the word for wha
 
 class MissingExtraError(TgibenchError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
+
+
+class CalibrationError(TgibenchError):
+    """The client's own floor could not be found; the message says why."""
 
 
 class RunningLoopError(TgibenchError, RuntimeError):

@@ -15,6 +15,7 @@ from tgibench.stats import Estimate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tgibench.client_limits import ClientInfluence
     from tgibench.deployments import Deployment
     from tgibench.loads import LoadProfile
     from tgibench.metrics import Metrics
@@ -64,6 +65,7 @@ class Measurement:
         source: How the numbers were come by.
         provenance: What one must know to judge or repeat the run.
         warnings: What a reader must be warned of, in plain sentences (see `tgibench.checks`).
+        client: What the client itself may have done to the figures; None where nothing was measured, and of older results.
     """
 
     deployment: Deployment
@@ -73,6 +75,7 @@ class Measurement:
     source: Source
     provenance: Provenance
     warnings: tuple[str, ...] = ()
+    client: ClientInfluence | None = None
 
     @property
     def key(self) -> str:

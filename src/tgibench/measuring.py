@@ -10,7 +10,9 @@ import attrs
 
 from tgibench._version import __version__
 from tgibench.checks import warnings_of
+from tgibench.client_limits import client_influence
 from tgibench.endpoints import ServerView, WatchedEndpoint
+from tgibench.floor_cache import remembered_floor
 from tgibench.measurements import Measurement
 from tgibench.metrics import Metrics
 from tgibench.provenance import Provenance, Source
@@ -105,6 +107,7 @@ async def run_cell(
     view = ServerView(log=log) if view_of is None or log.stopped == "cancelled" else await view_of(log)
     log = view.log
     metrics = Metrics.of(log, slo=plan.slo)
+    floor = None if log.health.cpu_share is None else remembered_floor(log.health.stamps)  # virtual time has no client
     source = Source.EMULATED if endpoint.facts.get("emulated") == "true" else plan.backend.source
     provenance = Provenance(
         backend=plan.backend.name,
@@ -129,7 +132,8 @@ async def run_cell(
         metrics=metrics,
         source=source,
         provenance=provenance,
-        warnings=(*warnings_of(metrics, log), *view.warnings),
+        warnings=(*warnings_of(metrics, log, floor=floor), *view.warnings),
+        client=client_influence(metrics, log, floor),
     )
     return measurement, log
 

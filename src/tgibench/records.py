@@ -65,6 +65,11 @@ class StampSource(enum.StrEnum):
     SOCKET_READ = "socket_read"  # taken when the bytes left the socket, before any parsing
     STREAM_READ = "stream_read"  # taken when the HTTP library handed the bytes on: the fallback
 
+    @property
+    def exact_when_late(self) -> bool:
+        """Whether an arrival time is right however late the client came to read what arrived."""
+        return self in {StampSource.VIRTUAL, StampSource.KERNEL}
+
 
 @attrs.frozen
 class Failure:
@@ -158,6 +163,9 @@ class ClientHealth:
         loop_lag_p99_s: Its 99th percentile.
         loop_lag_max_s: Its largest value.
         samples: Number of lag samples.
+        run_delay_share: Share of the run in which the event loop's thread had something to do but waited for a CPU (Linux); None where
+            the system does not tell, in virtual time, and of older results.
+        workers: Number of processes that sent the load; the figures above are those of the one that fared worst.
     """
 
     stamps: StampSource
@@ -166,6 +174,16 @@ class ClientHealth:
     loop_lag_p99_s: float | None = None
     loop_lag_max_s: float | None = None
     samples: int = 0
+    run_delay_share: float | None = None
+    workers: int = 1
+
+    @property
+    def waiting_ratio(self) -> float | None:
+        """Share of the time in which the client had something to do that it spent waiting for a CPU; None where that is not known."""
+        if self.run_delay_share is None or self.cpu_share is None:
+            return None
+        wanted = self.cpu_share + self.run_delay_share
+        return self.run_delay_share / wanted if wanted > 0 else None
 
 
 @attrs.frozen(kw_only=True)

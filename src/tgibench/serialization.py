@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tgibench import arrivals, loads
+from tgibench.client_limits import ClientInfluence
 from tgibench.deployments import Deployment
 from tgibench.errors import InvalidValueError
 from tgibench.measurements import Measurement, describe_load
 from tgibench.metrics import Metrics
 from tgibench.provenance import Provenance, Source
-from tgibench.records import FailureKind, Window
+from tgibench.records import ClientHealth, FailureKind, StampSource, Window
 from tgibench.stats import Distribution, Estimate
 from tgibench.timelines import Timeline
 
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
 
     from tgibench.loads import LoadProfile, Phase
 
-__all__ = ["RecordedLoad", "deployment_from_json", "measurement_from_json", "measurement_to_json"]
+__all__ = [
+    "RecordedLoad",
+    "deployment_from_json",
+    "figure_from_json",
+    "figure_to_json",
+    "health_from_json",
+    "health_to_json",
+    "measurement_from_json",
+    "measurement_to_json",
+]
 
 _LOADS: dict[str, type[Any]] = {
     kind.__name__: kind
@@ -77,6 +87,7 @@ def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
             "facts": dict(provenance.facts),
         },
         "warnings": list(measurement.warnings),
+        "client": _influence_to_json(measurement.client),
         "metrics": _metrics_to_json(measurement.metrics),
     }
 
@@ -102,6 +113,7 @@ def measurement_from_json(record: dict[str, Any]) -> Measurement:
             facts=provenance["facts"],
         ),
         warnings=tuple(record["warnings"]),
+        client=_influence_from_json(record.get("client")),  # older results have none
         metrics=_metrics_from_json(record["metrics"]),
     )
 
@@ -109,6 +121,42 @@ def measurement_from_json(record: dict[str, Any]) -> Measurement:
 def deployment_from_json(fields: dict[str, Any]) -> Deployment:
     """A deployment from its fields."""
     return Deployment(**{**fields, "environment": tuple((name, value) for name, value in fields["environment"])})
+
+
+def health_to_json(health: ClientHealth) -> dict[str, Any]:
+    """How a client fared, as JSON values."""
+    return {**attrs.asdict(health), "stamps": health.stamps.value}
+
+
+def health_from_json(fields: dict[str, Any]) -> ClientHealth:
+    """How a client fared, from JSON values; what a newer tgibench added is left out."""
+    known = {field.name for field in attrs.fields(ClientHealth)}
+    figures = {name: value for name, value in fields.items() if name in known}
+    return ClientHealth(**{**figures, "stamps": StampSource(fields["stamps"])})
+
+
+def _influence_to_json(client: ClientInfluence | None) -> dict[str, Any] | None:
+    if client is None:
+        return None
+    return {
+        "health": health_to_json(client.health),
+        "calibrated": client.calibrated,
+        "shares": dict(client.shares),
+        "reasons": list(client.reasons),
+        "workers": client.workers,
+    }
+
+
+def _influence_from_json(fields: dict[str, Any] | None) -> ClientInfluence | None:
+    if fields is None:
+        return None
+    return ClientInfluence(
+        health=health_from_json(fields["health"]),
+        calibrated=fields["calibrated"],
+        shares=fields["shares"],
+        reasons=tuple(fields["reasons"]),
+        workers=fields["workers"],
+    )
 
 
 def _instant(text: str | None) -> datetime | None:
@@ -129,10 +177,11 @@ def _load_from_json(record: dict[str, Any]) -> LoadProfile:
 
 
 def _metrics_to_json(metrics: Metrics) -> dict[str, Any]:
-    return {field.name: _figure_to_json(getattr(metrics, field.name)) for field in attrs.fields(Metrics)}
+    return {field.name: figure_to_json(getattr(metrics, field.name)) for field in attrs.fields(Metrics)}
 
 
-def _figure_to_json(value: object) -> Any:
+def figure_to_json(value: object) -> Any:
+    """A figure as JSON values that say which kind it is of; a mapping's one by one, anything else as it is."""
     if isinstance(value, Distribution):
         return {"distribution": attrs.asdict(value)}
     if isinstance(value, Estimate):
@@ -142,19 +191,20 @@ def _figure_to_json(value: object) -> Any:
     if isinstance(value, Timeline):
         return {"timeline": attrs.asdict(value)}
     if isinstance(value, dict) or hasattr(value, "items"):
-        return {str(name): _figure_to_json(part) for name, part in value.items()}
+        return {str(name): figure_to_json(part) for name, part in value.items()}
     return value
 
 
 def _metrics_from_json(fields: dict[str, Any]) -> Metrics:
     known = {field.name for field in attrs.fields(Metrics)}
-    figures = {name: _figure_from_json(value) for name, value in fields.items() if name in known}
+    figures = {name: figure_from_json(value) for name, value in fields.items() if name in known}
     figures["failures"] = {FailureKind(kind): number for kind, number in fields["failures"].items()}
     absent = dict.fromkeys(known - figures.keys())  # a metric that is younger than the results
     return Metrics(**{**absent, **figures})
 
 
-def _figure_from_json(value: Any) -> Any:
+def figure_from_json(value: Any) -> Any:
+    """A figure from such values."""
     match value:
         case {"distribution": dict(fields)}:
             intervals = {name: tuple(bounds) if bounds else None for name, bounds in fields["intervals"].items()}
@@ -168,7 +218,7 @@ def _figure_from_json(value: Any) -> Any:
             series = {name: tuple(part) for name, part in fields.items() if isinstance(part, list)}
             return Timeline(**{**fields, **series})
         case dict():
-            return {name: _figure_from_json(part) for name, part in value.items()}
+            return {name: figure_from_json(part) for name, part in value.items()}
         case _:
             return value
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from tgibench import adaptive, capacity, measuring, runner, sweeps
+from tgibench import adaptive, capacity, client_calibration, measuring, runner, sweeps
 from tgibench.errors import RunningLoopError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "adaptive_sweep_blocking",
     "blocking",
+    "calibrate_client_blocking",
     "find_capacity_blocking",
     "measure_blocking",
     "run_load_blocking",
@@ -48,3 +49,4 @@ adaptive_sweep_blocking = blocking(adaptive.adaptive_sweep)
 measure_blocking = blocking(measuring.measure)
 run_load_blocking = blocking(runner.run_load)
 find_capacity_blocking = blocking(capacity.find_capacity)
+calibrate_client_blocking = blocking(client_calibration.calibrate_client)

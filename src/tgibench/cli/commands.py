@@ -16,6 +16,7 @@ from rich.console import Console
 
 import tgibench as tb
 from tgibench import registry
+from tgibench.cli.calibrate import calibrate
 from tgibench.cli.cleanup import cleanup
 from tgibench.cli.display import SweepDisplay, print_study
 from tgibench.cli.predict import predict
@@ -40,6 +41,7 @@ def tgibench() -> None:
     """Measure and choose how to serve large language models."""
 
 
+tgibench.add_command(calibrate)
 tgibench.add_command(predict)
 tgibench.add_command(prices)
 tgibench.add_command(report)

@@ -13,6 +13,7 @@ from tgibench.reports.columns import COST_FIGURES, rows_of
 from tgibench.stats import Distribution, Estimate
 
 if TYPE_CHECKING:
+    from tgibench.client_limits import ClientInfluence
     from tgibench.costs import Cost, CostModel
     from tgibench.measurements import Measurement, Study
 
@@ -35,10 +36,11 @@ def to_json(study: Study, costs: CostModel | None = None) -> str:
 
 
 def cell(measurement: Measurement, cost: Cost | None = None) -> dict[str, Any]:
-    """One measurement: ``deployment``, ``load``, ``source``, ``counts``, ``failures``, ``warnings``, ``window_s`` and ``metrics``.
+    """One measurement: ``deployment``, ``load``, ``source``, ``counts``, ``failures``, ``warnings``, ``client``, ``window_s``, ``metrics``.
 
-    With a cost there is also ``cost``. A distribution is an object of its figures; an estimate is a number, with its interval under
-    ``<name>_interval``. What is missing is None.
+    ``client`` says whether the run is ``valid``, how many ``workers`` would do when it is not, and the ``shares`` of figures that the
+    client may have added. With a cost there is also ``cost``. A distribution is an object of its figures; an estimate is a number, with
+    its interval under ``<name>_interval``. What is missing is None.
     """
     metrics = measurement.metrics
     return {
@@ -48,9 +50,22 @@ def cell(measurement: Measurement, cost: Cost | None = None) -> dict[str, Any]:
         "counts": dict(metrics.counts),
         "failures": {str(kind): number for kind, number in metrics.failures.items()},
         "warnings": list(measurement.warnings),
+        "client": _client(measurement.client),
         "window_s": None if metrics.window is None else [metrics.window.start_s, metrics.window.stop_s],
         "metrics": _figures(metrics),
         **({} if cost is None else {"cost": _cost(cost)}),
+    }
+
+
+def _client(client: ClientInfluence | None) -> dict[str, Any] | None:
+    if client is None:
+        return None
+    return {
+        "valid": client.valid,
+        "workers": client.workers,
+        "shares": dict(client.shares),
+        "calibrated": client.calibrated,
+        "health": attrs.asdict(client.health),
     }
 
 

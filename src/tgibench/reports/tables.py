@@ -231,4 +231,6 @@ _FACTS: dict[str, Callable[[Measurement], Any]] = {
     "failures": lambda m: _tally(m.metrics.failures),
     "tokens_from": lambda m: _tally(m.metrics.tokens_from),
     "warnings": lambda m: "; ".join(m.warnings) or None,
+    "client_valid": lambda m: m.client and m.client.valid,
+    "client_workers": lambda m: m.client and m.client.workers,
 }
