@@ -29,3 +29,11 @@ def docker():
         pytest.skip(f"no Docker engine: {problem}")
     build_image.build()
     return build_image.docker
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test depends on what was calibrated on this machine, or changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -44,7 +44,7 @@ def log_of(*rows, window=(0.0, 10.0), unsent=0, concurrency=None, stopped=None, 
     return builder.build(
         unsent=unsent,
         window=Window(*window),
-        health=ClientHealth(stamps=tb.StampSource.VIRTUAL, **health),
+        health=ClientHealth(**{"stamps": tb.StampSource.VIRTUAL, **health}),
         stopped=stopped,
         concurrency=concurrency,
     )

@@ -133,10 +133,9 @@ def _starved(health: ClientHealth) -> Iterator[str]:
 
 
 def _late(metrics: Metrics, health: ClientHealth) -> Iterator[str]:
-    told = health.samples >= samples_needed(
-        0.99
-    )  # fewer carry no p99: theirs is the start of the run, when all connect at once
-    lag_s, name = (health.loop_lag_p99_s, "p99") if told else (health.loop_lag_p50_s, "p50")
+    # fewer samples carry no p99: theirs is the start of the run, when all connect at once
+    short = health.samples < samples_needed(0.99) and health.loop_lag_p50_s is not None
+    lag_s, name = (health.loop_lag_p50_s, "p50") if short else (health.loop_lag_p99_s, "p99")
     exact = health.stamps.exact_when_late
     figures = (metrics.latency_s,) if exact else (metrics.ttft_s, metrics.tpot_s)
     typical_s = min((figure.p50 for figure in figures if figure is not None and figure.p50), default=0.0)
