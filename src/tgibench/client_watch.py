@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientWatch"]
 
-_LAG_SAMPLE_EVERY_S = 0.02
 _SCHEDULING = Path("/proc/thread-self/schedstat")  # proc(5): nanoseconds on a CPU, nanoseconds waiting for one, turns
+_LAG_SAMPLE_EVERY_S = 0.02
 
 
 class ClientWatch:
@@ -54,23 +54,24 @@ class ClientWatch:
         finally:
             gc.unfreeze()
 
+    def _run_delay_share(self, elapsed_s: float) -> float | None:
+        began_s, now_s = self._run_delay_began_s, _run_delay_s()
+        return None if began_s is None or now_s is None else (now_s - began_s) / elapsed_s
+
     def health(self, stamps: StampSource) -> ClientHealth:
         """How the client fared."""
         elapsed_s = self._loop.time() - self._began_s
         if self._virtual or not self._lags_s or elapsed_s <= 0:
             return ClientHealth(stamps=stamps)
-        run_delay_s = None if self._run_delay_began_s is None else _run_delay_s()
         p50, p99 = np.quantile(self._lags_s, (0.5, 0.99))
         return ClientHealth(
             stamps=stamps,
+            run_delay_share=self._run_delay_share(elapsed_s),
             cpu_share=(time.process_time() - self._cpu_began_s) / elapsed_s,
             loop_lag_p50_s=float(p50),
             loop_lag_p99_s=float(p99),
             loop_lag_max_s=max(self._lags_s),
             samples=len(self._lags_s),
-            run_delay_share=None
-            if run_delay_s is None or self._run_delay_began_s is None
-            else (run_delay_s - self._run_delay_began_s) / elapsed_s,
         )
 
 
