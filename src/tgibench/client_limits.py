@@ -76,7 +76,7 @@ def client_influence(metrics: Metrics, log: RequestLog, floor: ClientFloor | Non
     if floor is not None and floor.host.stamps is not health.stamps:
         floor = None
     overloaded = (*_used_up(health), *_beyond(metrics, health, floor))
-    reasons = (*overloaded, *_starved(health), *_late(metrics, health))
+    reasons = (*overloaded, *_starved(log), *_late(metrics, health))
     return ClientInfluence(
         health=health,
         calibrated=floor is not None,
@@ -104,7 +104,7 @@ def _remedy(influence: ClientInfluence) -> str:
     if influence.workers is None:
         return "find what else holds up its event loop"
     if influence.workers == influence.health.workers:
-        return "leave it a core of its own"
+        return "leave each worker a core of its own" if influence.workers > 1 else "leave it a core of its own"
     return f"{influence.workers} workers, each with a core of its own, would do"
 
 
@@ -126,10 +126,18 @@ def _beyond(metrics: Metrics, health: ClientHealth, floor: ClientFloor | None) -
         )
 
 
-def _starved(health: ClientHealth) -> Iterator[str]:
-    ratio, share = health.waiting_ratio, health.run_delay_share
-    if ratio is not None and share is not None and ratio > STARVED_RATIO and share > _LEAST_RUN_DELAY_SHARE:
-        yield f"it waited for a CPU in {ratio:.0%} of the time in which it had something to do: other programs had it"
+def _starved(log: RequestLog) -> Iterator[str]:
+    """By the worker that fared worst: the largest figures of all are not of one."""
+    healths = [worker.health for worker in log.workers if worker.health is not None] or [log.health]
+    waited = [
+        health.waiting_ratio
+        for health in healths
+        if health.waiting_ratio is not None and (health.run_delay_share or 0.0) > _LEAST_RUN_DELAY_SHARE
+    ]
+    ratio = max(waited, default=0.0)
+    if ratio > STARVED_RATIO:
+        which = "it" if len(healths) == 1 else "one of its workers"
+        yield f"{which} waited for a CPU in {ratio:.0%} of the time in which it had something to do: other programs had it"
 
 
 def _late(metrics: Metrics, health: ClientHealth) -> Iterator[str]:
@@ -156,7 +164,7 @@ def _workers(metrics: Metrics, log: RequestLog, floor: ClientFloor | None, *, ov
     if floor is not None:
         cores = max(cores, floor.cores_for(tokens_per_s=tokens_per_s, requests_per_s=requests_per_s))
     number = max(health.workers + overloaded, math.ceil(wanted * cores / CORE_SHARE))
-    if not overloaded and number == health.workers and not any(_starved(health)):
+    if not overloaded and number == health.workers and not any(_starved(log)):
         return None  # it had a core, and to spare: something on its event loop is slow
     return number
 

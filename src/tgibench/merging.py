@@ -84,6 +84,8 @@ def worst_health(healths: Sequence[ClientHealth]) -> ClientHealth:
         loop_lag_p50_s=largest("loop_lag_p50_s"),
         loop_lag_max_s=largest("loop_lag_max_s"),
         samples=sum(health.samples for health in healths),
+        run_delay_share=largest("run_delay_share"),
+        workers=sum(health.workers for health in healths),
     )
 
 

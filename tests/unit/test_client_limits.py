@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from floors import floor
 from logs import Row, log_of, plain
 from studies import cell
 from tgibench.client_limits import client_influence
+from tgibench.merging import worst_health
 from tgibench.reports.cells import cell as as_cell
 from tgibench.serialization import measurement_from_json, measurement_to_json
 
@@ -60,6 +62,21 @@ def test_a_client_that_waits_for_a_cpu_is_flagged_whatever_its_load(cpu_share, r
 def test_a_client_that_seldom_waits_is_not_flagged(cpu_share, run_delay_share):
     """Measured beside its server alone; and who hardly does anything waits for hardly anything."""
     assert influence(cpu_share=cpu_share, run_delay_share=run_delay_share).valid
+
+
+def test_one_starved_worker_is_enough():
+    """Beside three at ease: the largest CPU share and the largest delay of all would hide it."""
+    at_ease = tb.ClientHealth(stamps=KERNEL, **AT_EASE | {"cpu_share": 0.6})
+    starved = tb.ClientHealth(stamps=KERNEL, **AT_EASE | {"run_delay_share": 0.08})
+    workers = tuple(tb.Worker(number=number, health=health) for number, health in enumerate([at_ease] * 3 + [starved]))
+    healths = [worker.health for worker in workers]
+    log = attrs.evolve(
+        log_of(*(plain(start) for start in np.linspace(0, 9, 400))), health=worst_health(healths), workers=workers
+    )
+    assert log.health.workers == 4
+    judged = client_influence(tb.Metrics.of(log), log)
+    assert judged.reasons[0].startswith("one of its workers waited for a CPU in 40% of the time")
+    assert judged.workers == 4
 
 
 def test_a_system_that_does_not_tell_run_delay_says_nothing_of_it():

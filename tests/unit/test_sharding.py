@@ -112,6 +112,7 @@ def test_a_merged_log_is_as_sound_as_its_worst_worker():
         loop_lag_p99_s=9e-3,
         loop_lag_max_s=1e-2,
         samples=15,
+        workers=2,
     )
 
 
