@@ -70,10 +70,10 @@ def client_influence(metrics: Metrics, log: RequestLog, floor: ClientFloor | Non
     Args:
         metrics: Those of the log.
         log: The run.
-        floor: What `calibrate_client` found; it counts only when it was found with stamps of the run's kind.
+        floor: What `calibrate_client` found; it counts only when that was with stamps of the run's kind, on the machine of all workers.
     """
     health = log.health
-    if floor is not None and floor.host.stamps is not health.stamps:
+    if floor is not None and not _belongs(floor, log):
         floor = None
     overloaded = (*_used_up(health), *_beyond(metrics, health, floor))
     reasons = (*overloaded, *_starved(log), *_late(metrics, health))
@@ -84,6 +84,11 @@ def client_influence(metrics: Metrics, log: RequestLog, floor: ClientFloor | Non
         reasons=reasons,
         workers=_workers(metrics, log, floor, overloaded=bool(overloaded)) if reasons else None,
     )
+
+
+def _belongs(floor: ClientFloor, log: RequestLog) -> bool:
+    hosts = {worker.place.rpartition(":")[0] for worker in log.workers if worker.place is not None}
+    return floor.host.stamps is log.health.stamps and hosts <= {floor.host.name}
 
 
 def client_warnings(influence: ClientInfluence) -> Iterator[str]:

@@ -176,6 +176,15 @@ def test_a_floor_of_other_stamps_does_not_count():
     assert other.shares == influence(stamps=SOCKET).shares
 
 
+def test_a_floor_of_another_machine_does_not_count():
+    """Workers elsewhere have a floor of their own."""
+    own = floor()
+    log = log_of(plain(0.0), **AT_EASE)
+    for host, calibrated in ((own.host.name, True), ("elsewhere", False)):
+        shared = attrs.evolve(log, workers=(tb.Worker(number=0, place=f"{host}:17", health=log.health),))
+        assert client_influence(tb.Metrics.of(shared), shared, own).calibrated is calibrated
+
+
 def test_a_large_share_is_told_and_a_small_one_is_not():
     """Above 5 %, with where it is known from."""
     assert "the client may have added up to" not in warned(own_floor=floor(stamps=KERNEL))
