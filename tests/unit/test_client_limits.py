@@ -25,19 +25,24 @@ AT_EASE = {
 }
 
 
-def influence(*, stamps=KERNEL, own_floor=None, rows=None, concurrency=None, **health):
-    """Of 400 requests of 64 tokens in ten seconds, TTFT 100 ms, 10 ms a token, latency 730 ms: 2,560 tokens/s."""
-    rows = rows or [plain(start) for start in np.linspace(0, 9, 400)]
-    log = log_of(*rows, concurrency=concurrency, stamps=stamps, **{**AT_EASE, **health})
-    return client_influence(tb.Metrics.of(log), log, own_floor)
+LOG = log_of(*(plain(start) for start in np.linspace(0, 9, 400)))
+METRICS = tb.Metrics.of(LOG)
+"""400 requests of 64 tokens in ten seconds, TTFT 100 ms, 10 ms a token, latency 730 ms: 2,560 tokens/s."""
 
 
-def warned(**fields):
-    """All warnings of the same run."""
-    rows = [plain(start) for start in np.linspace(0, 9, 400)]
-    own_floor = fields.pop("own_floor", None)
-    log = log_of(*rows, **{"stamps": KERNEL, **AT_EASE, **fields})
-    return "\n".join(tb.warnings_of(tb.Metrics.of(log), log, floor=own_floor))
+def with_health(log, *, stamps=KERNEL, **health):
+    """A run whose client fared so; at ease where nothing else is said."""
+    return attrs.evolve(log, health=tb.ClientHealth(stamps=stamps, **{**AT_EASE, **health}))
+
+
+def influence(*, own_floor=None, log=LOG, metrics=METRICS, **health):
+    """What the client did to the run."""
+    return client_influence(metrics, with_health(log, **health), own_floor)
+
+
+def warned(*, own_floor=None, **health):
+    """All warnings of the run."""
+    return "\n".join(tb.warnings_of(METRICS, with_health(LOG, **health), floor=own_floor))
 
 
 def test_a_client_at_ease_is_valid():
@@ -70,11 +75,9 @@ def test_one_starved_worker_is_enough():
     starved = tb.ClientHealth(stamps=KERNEL, **AT_EASE | {"run_delay_share": 0.08})
     workers = tuple(tb.Worker(number=number, health=health) for number, health in enumerate([at_ease] * 3 + [starved]))
     healths = [worker.health for worker in workers]
-    log = attrs.evolve(
-        log_of(*(plain(start) for start in np.linspace(0, 9, 400))), health=worst_health(healths), workers=workers
-    )
+    log = attrs.evolve(LOG, health=worst_health(healths), workers=workers)
     assert log.health.workers == 4
-    judged = client_influence(tb.Metrics.of(log), log)
+    judged = client_influence(METRICS, log)
     assert judged.reasons[0].startswith("one of its workers waited for a CPU in 40% of the time")
     assert judged.workers == 4
 
@@ -117,7 +120,8 @@ def test_a_used_up_core_needs_more_workers():
     assert influence(cpu_share=0.97).workers == 2
     assert "2 workers, each with a core of its own, would do" in warned(cpu_share=0.97)
     # 100 users x 64 tokens / 0.73 s = 8,767 tokens/s where 2,560 arrived: 0.97 cores x 3.4 / 0.7
-    assert influence(cpu_share=0.97, concurrency=100).workers == 5
+    closed = attrs.evolve(LOG, concurrency=100)
+    assert influence(cpu_share=0.97, log=closed, metrics=tb.Metrics.of(closed)).workers == 5
     assert influence(cpu_share=0.97, workers=4).workers == 6
 
 
@@ -166,7 +170,10 @@ def test_without_a_floor_what_is_not_known_is_left_out():
 def test_a_late_send_is_part_of_an_open_loops_latency():
     """It counts from the plan, so the lag may be in it even where arrival times are right."""
     rows = [Row(planned_s=at, chunks=((at + 0.1, 1), (at + 0.2, 1)), open_loop=True) for at in np.linspace(0, 9, 400)]
-    assert influence(rows=rows).shares == pytest.approx({"latency_s_p50": 0.0007 / 0.2, "latency_s_p99": 0.009 / 0.2})
+    log = log_of(*rows)
+    assert influence(log=log, metrics=tb.Metrics.of(log)).shares == pytest.approx(
+        {"latency_s_p50": 0.0007 / 0.2, "latency_s_p99": 0.009 / 0.2}
+    )
 
 
 def test_a_floor_of_other_stamps_does_not_count():
