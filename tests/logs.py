@@ -36,11 +36,21 @@ def plain(start_s, *, tokens=64, ttft_s=0.1, tpot_s=0.01, **fields):
     return Row(planned_s=start_s, chunks=tuple((time, 1) for time in times), **fields)
 
 
-def log_of(*rows, window=(0.0, 10.0), unsent=0, concurrency=None, stopped=None, keep_chunks=True, **health):
-    """The log of a run of these requests."""
-    builder = LogBuilder(BEGAN_S, keep_chunks=keep_chunks)
+def builder_of(*rows, **options):
+    """A builder that was given these requests."""
+    builder = LogBuilder(BEGAN_S, **options)
     for index, row in enumerate(rows):
         builder.add(index, BEGAN_S + row.planned_s, _exchange(row), open_loop=row.open_loop)
+    return builder
+
+
+def log_of(*rows, keep_chunks=True, **of_the_run):
+    """The log of a run of these requests."""
+    return built(builder_of(*rows, keep_chunks=keep_chunks), **of_the_run)
+
+
+def built(builder, *, window=(0.0, 10.0), unsent=0, concurrency=None, stopped=None, **health):
+    """A builder's log."""
     return builder.build(
         unsent=unsent,
         window=Window(*window),

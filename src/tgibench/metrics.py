@@ -7,20 +7,21 @@ arrived inside the window.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import attrs
 import numpy as np
 from attrs import validators
 
 from tgibench.errors import InvalidValueError
-from tgibench.records import TokensFrom, Window
+from tgibench.large_samples import distribution_in_blocks
+from tgibench.records import TokensFrom, Window, row_blocks
 from tgibench.stats import Distribution, Estimate, distribution, mean_of_batches, proportion
 from tgibench.timelines import Timeline
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -34,8 +35,7 @@ STALL_GAPS = 10
 
 _BINS = (10, 15, 30)  # each divides the last
 _EVENTS_IN_A_BIN = 3
-_BLOCK_ROWS = 10_000
-_WIDE_UP_TO = 20_000_000  # gaps kept in double precision: 160 MB
+_SORTED_UP_TO = 2_000_000  # gaps that are held at once: 16 MB
 
 
 @attrs.frozen(kw_only=True)
@@ -77,7 +77,7 @@ class Metrics:
         latency_s: Planned start (open loop) or send (closed loop) to last byte.
         ttft_s: Send to first token; streams only.
         tpot_s: (last - first token) / (output tokens - tokens of the first chunk), for each request; streams only.
-        icl_s: Gaps between successive chunks as they arrived, pooled.
+        icl_s: Gaps between successive chunks as they arrived, pooled; in single precision (7 digits) if there are more than 2 million.
         normalized_latency_s: Latency / output tokens.
         server_time_per_token_s: The server's inference time / tokens.
         queue_s: The server's wait before prefill.
@@ -153,7 +153,7 @@ class Metrics:
         def over(values: NDArray[np.float64], among: NDArray[np.bool_] = rows) -> Distribution | None:
             return _known(values[among])
 
-        icl_s = distribution(_gaps_s(log, rows), overwrite=True)
+        icl_s = _gaps(log, rows)
         return cls(
             counts=log.counts,
             failures=log.failures,
@@ -246,28 +246,26 @@ def _stalled(gaps_s: NDArray[np.float64], limit_s: float) -> Estimate | None:
     return proportion(int(np.count_nonzero(gaps_s > limit_s)), int(np.count_nonzero(~np.isnan(gaps_s))))
 
 
-def _gaps_s(log: RequestLog, rows: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
-    """All gaps between successive chunks of the given rows' streams; none without chunk times.
-
-    In blocks and, if there are very many, in single precision: the chunk times themselves fill most of the memory.
-    """
-    if log.chunk_times_s is None or log.chunk_offsets is None:
-        return np.empty(0)
+def _gaps(log: RequestLog, rows: NDArray[np.bool_]) -> Distribution | None:
+    """All gaps between successive chunks of the given rows' streams; None without chunk times. Very many are not held at once."""
+    if log.chunk_offsets is None:
+        return None
     chosen = rows & log.streamed
-    lengths = np.where(chosen, np.maximum(np.diff(log.chunk_offsets) - 1, 0), 0)
-    total = int(lengths.sum())
-    gaps_s: NDArray[np.floating[Any]] = np.empty(total, dtype=np.float64 if total <= _WIDE_UP_TO else np.float32)
-    filled = 0
-    for start in range(0, len(log), _BLOCK_ROWS):
-        offsets = log.chunk_offsets[start : start + _BLOCK_ROWS + 1]
-        times_s = log.chunk_times_s[offsets[0] : offsets[-1]]
-        wanted = np.repeat(chosen[start : start + _BLOCK_ROWS], np.diff(offsets))
+    count = int(np.maximum(np.diff(log.chunk_offsets)[chosen] - 1, 0).sum())
+    if count > _SORTED_UP_TO:
+        return distribution_in_blocks(lambda: _gap_blocks(log, chosen), count)
+    return distribution(np.concatenate([np.empty(0), *_gap_blocks(log, chosen)]), overwrite=True)
+
+
+def _gap_blocks(log: RequestLog, chosen: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
+    if log.chunk_times_s is None or log.chunk_offsets is None:
+        return
+    for block in row_blocks(log.chunk_offsets):
+        offsets = log.chunk_offsets[block.start : block.stop + 1]
+        wanted = np.repeat(chosen[block], np.diff(offsets))
         first_chunks = (offsets - offsets[0])[:-1][np.diff(offsets) > 0]
         wanted[first_chunks] = False  # they follow nothing
-        part = np.diff(times_s)[wanted[1:]]
-        gaps_s[filled : filled + len(part)] = part
-        filled += len(part)
-    return gaps_s
+        yield np.diff(log.chunk_times_s[offsets[0] : offsets[-1]])[wanted[1:]]
 
 
 def _token_rate(log: RequestLog, window: Window) -> Estimate | None:
@@ -275,10 +273,11 @@ def _token_rate(log: RequestLog, window: Window) -> Estimate | None:
         return None
     fine = np.zeros(_BINS[-1])
     edges = (window.start_s, window.stop_s)
-    for start in range(0, len(log), _BLOCK_ROWS):
-        offsets = log.chunk_offsets[start : start + _BLOCK_ROWS + 1]
+    succeeded = log.succeeded
+    for block in row_blocks(log.chunk_offsets):
+        offsets = log.chunk_offsets[block.start : block.stop + 1]
         chunks = slice(offsets[0], offsets[-1])
-        weights = log.chunk_tokens[chunks] * np.repeat(log.succeeded[start : start + _BLOCK_ROWS], np.diff(offsets))
+        weights = log.chunk_tokens[chunks] * np.repeat(succeeded[block], np.diff(offsets))
         fine += np.histogram(log.chunk_times_s[chunks], bins=len(fine), range=edges, weights=weights)[0]
     return _rate_of(fine, window)
 

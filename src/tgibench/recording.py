@@ -1,16 +1,19 @@
-"""Collects `Exchange`s into the columns of a `RequestLog` while a run goes on; no object per token or per request is kept."""
+"""Collects `Exchange`s into the columns of a `RequestLog` while a run goes on, in memory that does not grow with its length."""
 
 from __future__ import annotations
 
-from array import array
+import struct
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tgibench.records import FailureKind, RequestLog, ServerTimings, TokensFrom
+from tgibench.records import FailureKind, RequestLog, ServerTimings, TokensFrom, row_blocks
+from tgibench.spills import Spill, columns_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from numpy.typing import NDArray
 
     from tgibench.records import ClientHealth, Exchange, Window
@@ -18,18 +21,22 @@ if TYPE_CHECKING:
 __all__ = ["LogBuilder"]
 
 _MESSAGE_LIMIT = 500
+_MESSAGES_OF_A_KIND = 1000
 _FAILURE_CODES = {kind: code for code, kind in enumerate(FailureKind, start=1)}
 _TOKENS_FROM_CODES = {origin: code for code, origin in enumerate(TokensFrom)}
-_FLOAT_COLUMNS = (
-    "planned_s", "started_s", "sent_s", "ended_s", "connect_s", "first_token_s", "last_token_s", "largest_gap_s",
-    "validation_s", "queue_s", "inference_s", "server_total_s", "server_time_per_token_s",
-)  # fmt: skip
-_INT_COLUMNS = ("index", "first_chunk_tokens", "output_tokens", "input_tokens", "status")
-_BYTE_COLUMNS = ("open_loop", "streamed", "tokens_from", "chunk_tokens_known", "failure_code")
-_DTYPES = {
-    "open_loop": np.bool_, "streamed": np.bool_, "chunk_tokens_known": np.bool_,
-    "tokens_from": np.uint8, "failure_code": np.uint8, "status": np.int16,
-}  # fmt: skip
+_COLUMNS = {
+    **dict.fromkeys(("planned_s", "started_s", "sent_s", "ended_s", "connect_s"), "d"),
+    **dict.fromkeys(("first_token_s", "last_token_s", "largest_gap_s"), "d"),
+    **dict.fromkeys(("validation_s", "queue_s", "inference_s", "server_total_s", "server_time_per_token_s"), "d"),
+    **dict.fromkeys(("index", "first_chunk_tokens", "output_tokens", "input_tokens"), "q"),
+    "status": "h",
+    **dict.fromkeys(("open_loop", "streamed", "chunk_tokens_known"), "?"),
+    **dict.fromkeys(("tokens_from", "failure_code"), "B"),
+}  # the types' codes are those of `struct` and of numpy
+_ROW = np.dtype([*_COLUMNS.items(), ("first_chunk", "q"), ("chunks", "q")])
+_PACK = struct.Struct("=" + "".join(_COLUMNS.values()) + "qq").pack
+_BLOCK_ROWS = 100_000
+_MOST_IN_MEMORY = 8 << 20
 _NAN = float("nan")
 
 
@@ -47,34 +54,39 @@ class LogBuilder:
     Args:
         began_s: The loop-clock reading that becomes second 0 of the log.
         keep_chunks: Whether per-chunk times are kept (12 bytes a chunk).
+        most_in_memory: Bytes of rows, of chunk times and of chunk tokens, each, that stay in memory; beyond them, the oldest go to a
+            temporary file.
     """
 
-    def __init__(self, began_s: float, *, keep_chunks: bool = True) -> None:
+    def __init__(self, began_s: float, *, keep_chunks: bool = True, most_in_memory: int = _MOST_IN_MEMORY) -> None:
         self.began_s = began_s
-        self._columns: dict[str, array[Any]] = {
-            **{name: array("d") for name in _FLOAT_COLUMNS},
-            **{name: array("q") for name in _INT_COLUMNS},
-            **{name: array("B") for name in _BYTE_COLUMNS},
-        }
         self._keep_chunks = keep_chunks
-        self._chunk_offsets = array("q", [0])
-        self._chunk_times = bytearray()
-        self._chunk_tokens = bytearray()
+        self._rows, self._chunk_times, self._chunk_tokens = (Spill(most_in_memory) for _ in range(3))
+        self._length = self._chunks = 0
         self._messages: dict[int, str] = {}
+        self._messages_of: Counter[FailureKind] = Counter()
         self._finish_reasons: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._columns["planned_s"])
+        return self._length
+
+    @property
+    def problem(self) -> str | None:
+        """Why the run should end although nothing is lost yet: what is recorded has no room on the disk. None as long as it has."""
+        for spill in (self._rows, self._chunk_times, self._chunk_tokens):
+            if spill.failure is not None:
+                return (
+                    f"the records of so long a run need a temporary file, which could not be written ({spill.failure}): "
+                    "have TMPDIR name a folder with more room, or keep no chunk times"
+                )
+        return None
 
     def add(self, index: int, planned_s: float, exchange: Exchange, *, open_loop: bool) -> None:
         """Append one finished request; `planned_s` is a reading of the loop's clock like the exchange's own."""
         began_s = self.began_s
         times = exchange.chunk_times_s
         failure, server = exchange.failure, exchange.server or ServerTimings()
-        if failure is not None:
-            self._messages[len(self)] = failure.message[:_MESSAGE_LIMIT]
-        elif exchange.finish_reason:
-            self._finish_reasons[exchange.finish_reason] += 1
+        self._note(exchange)
         row: dict[str, float] = {
             "index": index,
             "planned_s": planned_s - began_s,
@@ -100,12 +112,21 @@ class LogBuilder:
             "server_total_s": _or_nan(server.total_s),
             "server_time_per_token_s": _or_nan(server.time_per_token_s),
         }
-        for name, column in self._columns.items():
-            column.append(row[name])
+        self._rows.append(_PACK(*map(row.__getitem__, _COLUMNS), self._chunks, len(times)))
+        self._length += 1
         if self._keep_chunks:
-            self._chunk_times += (times - began_s).tobytes()
-            self._chunk_tokens += exchange.chunk_tokens.astype(np.uint32, copy=False).tobytes()
-            self._chunk_offsets.append(self._chunk_offsets[-1] + len(times))
+            self._chunk_times.append((times - began_s).tobytes())
+            self._chunk_tokens.append(exchange.chunk_tokens.astype(np.uint32, copy=False).tobytes())
+            self._chunks += len(times)
+
+    def _note(self, exchange: Exchange) -> None:
+        failure = exchange.failure
+        if failure is None:
+            if exchange.finish_reason:
+                self._finish_reasons[exchange.finish_reason] += 1
+        elif self._messages_of[failure.kind] < _MESSAGES_OF_A_KIND:
+            self._messages_of[failure.kind] += 1
+            self._messages[len(self)] = failure.message[:_MESSAGE_LIMIT]
 
     def build(
         self,
@@ -116,18 +137,18 @@ class LogBuilder:
         stopped: str | None = None,
         concurrency: int | None = None,
     ) -> RequestLog:
-        """The finished log, its rows in the order of their planned start."""
-        columns: dict[str, Any] = {
-            name: np.array(column, dtype=_DTYPES.get(name, np.float64 if column.typecode == "d" else np.int64))
-            for name, column in self._columns.items()
-        }
-        order = np.lexsort((columns["index"], columns["planned_s"]))
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
+        """The finished log, its rows in the order of their planned start; called once."""
+        rows = np.frombuffer(self._rows.contents(), _ROW)
+        order = np.lexsort((rows["index"], rows["planned_s"]))
+        columns = columns_of(
+            {name: (kind, len(rows)) for name, kind in _COLUMNS.items()},
+            lambda: ({name: block[name] for name in _COLUMNS} for block in _in_order(rows, order)),
+            on_disk=self._rows.on_disk,
+        )
         return RequestLog(
-            **{name: column[order] for name, column in columns.items()},
-            **self._ordered_chunks(order),
-            messages={int(rank[row]): message for row, message in self._messages.items()},
+            **columns,
+            **self._chunks_in(order, rows),
+            messages=self._messages_in(order),
             finish_reasons=dict(self._finish_reasons),
             unsent=unsent,
             window=window,
@@ -136,16 +157,34 @@ class LogBuilder:
             concurrency=concurrency,
         )
 
-    def _ordered_chunks(self, order: NDArray[np.intp]) -> dict[str, Any]:
+    def _messages_in(self, order: NDArray[np.intp]) -> dict[int, str]:
+        rows = list(self._messages)
+        places = np.flatnonzero(np.isin(order, rows)) if rows else np.empty(0, np.intp)
+        return {place: self._messages[int(order[place])] for place in places.tolist()}
+
+    def _chunks_in(self, order: NDArray[np.intp], rows: NDArray[Any]) -> dict[str, Any]:
         if not self._keep_chunks:
             return {"chunk_offsets": None, "chunk_times_s": None, "chunk_tokens": None}
-        offsets = np.array(self._chunk_offsets, dtype=np.int64)
-        lengths = np.diff(offsets)[order]
-        new_offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-        # where each chunk of the new order stood in the old one
-        source = np.repeat(offsets[:-1][order] - new_offsets[:-1], lengths) + np.arange(new_offsets[-1])
-        return {
-            "chunk_offsets": new_offsets,
-            "chunk_times_s": np.frombuffer(self._chunk_times, dtype=np.float64)[source],
-            "chunk_tokens": np.frombuffer(self._chunk_tokens, dtype=np.uint32)[source],
-        }
+        times_s = np.frombuffer(self._chunk_times.contents(), np.float64)
+        tokens = np.frombuffer(self._chunk_tokens.contents(), np.uint32)
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(rows["chunks"][order], out=offsets[1:])
+
+        def blocks() -> Iterator[Mapping[str, NDArray[Any]]]:
+            for block in row_blocks(offsets):
+                chosen = rows[order[block]]
+                first, lengths = offsets[block], chosen["chunks"]
+                # where each chunk of the new order stood in the old one
+                source = np.repeat(chosen["first_chunk"] - first, lengths) + np.arange(
+                    first[0], first[0] + lengths.sum()
+                )
+                yield {"chunk_times_s": times_s[source], "chunk_tokens": tokens[source]}
+
+        on_disk = self._chunk_times.on_disk or self._chunk_tokens.on_disk
+        kinds = {"chunk_times_s": (np.float64, len(times_s)), "chunk_tokens": (np.uint32, len(tokens))}
+        return {"chunk_offsets": offsets, **columns_of(kinds, blocks, on_disk=on_disk)}
+
+
+def _in_order(rows: NDArray[Any], order: NDArray[np.intp]) -> Iterator[NDArray[Any]]:
+    for start in range(0, len(order), _BLOCK_ROWS):
+        yield rows[order[start : start + _BLOCK_ROWS]]

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -24,7 +24,11 @@ __all__ = [
     "TokensFrom",
     "Window",
     "Worker",
+    "row_blocks",
 ]
+
+_BLOCK_CHUNKS = 1_000_000
+_BLOCK_ROWS = 100_000
 
 
 class FailureKind(enum.StrEnum):
@@ -220,6 +224,7 @@ class RequestLog:
 
     Instants are seconds after the run's start. A value that does not exist is NaN in a float column and -1 in an integer one.
     Chunks of all requests lie one after the other; those of request i are ``chunk_offsets[i]:chunk_offsets[i + 1]``.
+    The columns of a long run lie in temporary files, which vanish with the arrays; these are then read-only. Pickling copies them.
 
     Args:
         index: The request's number in the load plan (the prompt's number too), int64.
@@ -248,7 +253,7 @@ class RequestLog:
         chunk_offsets: int64, one longer than the other columns; None when per-chunk times were dropped.
         chunk_times_s: float64; None when dropped.
         chunk_tokens: uint32; None when dropped.
-        messages: A failed row's message by row number.
+        messages: A failed row's message by row number, of the first 1,000 failures of each kind.
         finish_reasons: How often each finish reason occurred among successes.
         unsent: Planned requests that were never sent, or of which nothing is known since their worker was lost.
             issued = succeeded + failed + unsent.
@@ -333,8 +338,19 @@ class RequestLog:
         if code == 0:
             return None
         status = int(self.status[row])
-        return Failure(list(FailureKind)[code - 1], self.messages.get(row, ""), None if status < 0 else status)
+        message = self.messages.get(row, "one of very many of its kind: its message was not kept")
+        return Failure(list(FailureKind)[code - 1], message, None if status < 0 else status)
 
     def without_chunk_times(self) -> RequestLog:
         """The same log without per-chunk times: inter-chunk latency and windowed token rates can no longer be had."""
         return attrs.evolve(self, chunk_offsets=None, chunk_times_s=None, chunk_tokens=None)
+
+
+def row_blocks(chunk_offsets: NDArray[np.int64]) -> Iterator[slice]:
+    """Successive rows that together have about a million chunks at most, so that a log of any size is gone through in little memory."""
+    start, rows = 0, len(chunk_offsets) - 1
+    while start < rows:
+        full = int(np.searchsorted(chunk_offsets, chunk_offsets[start] + _BLOCK_CHUNKS, side="right")) - 1
+        stop = min(max(full, start + 1), start + _BLOCK_ROWS, rows)
+        yield slice(start, stop)
+        start = stop

@@ -56,6 +56,9 @@ async def run_load(
     into the one that a single process would have recorded. A worker that is lost takes its part of the record along:
     `RequestLog.workers` says so, and what is not known of counts as unsent. No part is ever run a second time.
 
+    A run of any length takes the same memory: what is recorded goes to a temporary file when it exceeds some megabytes. If that cannot
+    be written, the run stops with everything recorded so far.
+
     Args:
         endpoint: Where the requests go.
         load: How many and when.
@@ -248,6 +251,8 @@ class _Run:
     def _take_note(self, exchange: Exchange) -> None:
         self._output_tokens += exchange.output_tokens or 0
         self._failed += exchange.failure is not None
+        if (problem := self._builder.problem) is not None:
+            self.stop(problem)
         self._conductor.request_ended(exchange.failure)
 
     async def _sleep(self, seconds: float) -> None:

@@ -30,11 +30,11 @@ __all__ = [
 Interval = tuple[float, float]
 
 _TAIL = 0.025
-_QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 _MOST_BATCHES = 20
 _FEWEST_BATCHES = 5
 _BATCH_SIZE = 10
-_THRESHOLDS_FROM = 50_000
+THRESHOLDS_FROM = 50_000
 _Z = NormalDist().inv_cdf(1 - _TAIL)
 
 
@@ -109,10 +109,10 @@ def distribution(values: ArrayLike, *, overwrite: bool = False) -> Distribution 
         mean=mean.value,
         min=float(ordered[0]),
         max=float(ordered[-1]),
-        **{name: _quantile(ordered, quantile) for name, quantile in _QUANTILES.items()},
+        **{name: quantile_of(ordered, quantile) for name, quantile in QUANTILES.items()},
         intervals={
             "mean": mean.interval,
-            **{name: quantile_interval(ordered, quantile, dependence[name]) for name, quantile in _QUANTILES.items()},
+            **{name: quantile_interval(ordered, quantile, dependence[name]) for name, quantile in QUANTILES.items()},
         },
         batch_means=mean.batch_means,
     )
@@ -127,14 +127,18 @@ def mean_of_batches(values: ArrayLike, batches: int | None = None) -> Estimate:
             batches, carry no interval.
     """
     sample = np.asarray(values)
-    number = _batches(len(sample)) if batches is None else batches
+    number = batches_of(len(sample)) if batches is None else batches
     value = float(sample.mean(dtype=np.float64))
     if number < _FEWEST_BATCHES or len(sample) < number:
         return Estimate(value, None, len(sample))
     size = len(sample) // number
-    means = sample[: size * number].reshape(number, size).mean(axis=1, dtype=np.float64)
-    half = t_quantile(number - 1) * float(means.std(ddof=1)) / math.sqrt(number)
-    return Estimate(value, (value - half, value + half), number, tuple(means.tolist()))
+    return mean_by_batches(value, sample[: size * number].reshape(number, size).mean(axis=1, dtype=np.float64))
+
+
+def mean_by_batches(value: float, means: NDArray[np.float64]) -> Estimate:
+    """A mean with the t-interval that the means of its batches, at least two, give it."""
+    half = t_quantile(len(means) - 1) * float(means.std(ddof=1)) / math.sqrt(len(means))
+    return Estimate(value, (value - half, value + half), len(means), tuple(means.tolist()))
 
 
 def quantile_interval(ordered: NDArray[np.floating[Any]], quantile: float, dependence: float = 1.0) -> Interval | None:
@@ -148,12 +152,23 @@ def quantile_interval(ordered: NDArray[np.floating[Any]], quantile: float, depen
     Returns:
         None for a sample worth fewer independent values than `samples_needed`.
     """
-    worth = int(len(ordered) / dependence)
+    places = interval_places(len(ordered), quantile, dependence)
+    return places and (float(ordered[places[0]]), float(ordered[places[1]]))
+
+
+def interval_places(count: int, quantile: float, dependence: float) -> tuple[int, int] | None:
+    """Where in so many ascending values the ends of a quantile's interval stand; None where they carry none."""
+    worth = int(count / dependence)
     if worth < samples_needed(quantile):
         return None
     below, above = _binomial_bounds(worth, quantile)
-    first, last = below * len(ordered) // worth, -(-(above + 1) * len(ordered) // worth)
-    return float(ordered[first - 1]), float(ordered[last - 1])
+    return below * count // worth - 1, -(-(above + 1) * count // worth) - 1
+
+
+def quantile_place(count: int, quantile: float) -> tuple[int, float]:
+    """Where in so many ascending values a quantile stands: the value below it, and its share of the way to the next."""
+    place = quantile * (count - 1)
+    return int(place), place - int(place)
 
 
 def samples_needed(quantile: float) -> int:
@@ -163,7 +178,7 @@ def samples_needed(quantile: float) -> int:
 
 def dependent_proportion(successes: NDArray[np.bool_]) -> Estimate | None:
     """The share of successes in the order of time, with Wilson's interval for as many independent ones as they are worth."""
-    number = _batches(len(successes))
+    number = batches_of(len(successes))
     size = len(successes) // number
     worth = len(successes) / (_overdispersion(successes[: number * size].reshape(number, size)) if size else 1.0)
     share = proportion(float(successes.mean()) * worth, worth) if worth else None
@@ -180,7 +195,8 @@ def proportion(successes: float, count: float) -> Estimate | None:
     return Estimate(share, (max(0.0, centre - half), min(1.0, centre + half)), int(count))
 
 
-def _batches(count: int) -> int:
+def batches_of(count: int) -> int:
+    """Into how many equal batches so many values are divided."""
     return min(_MOST_BATCHES, max(_FEWEST_BATCHES, count // _BATCH_SIZE))
 
 
@@ -189,32 +205,39 @@ def _dependence(sample: NDArray[np.floating[Any]]) -> dict[str, float]:
 
     The share of values above a quantile is taken batch by batch. A regular part of a very large sample tells the quantile well enough.
     """
-    number = _batches(len(sample))
+    number = batches_of(len(sample))
     size = len(sample) // number
     if not size:
-        return dict.fromkeys(_QUANTILES, 1.0)
-    part = np.sort(sample[:: len(sample) // _THRESHOLDS_FROM + 1])
+        return dict.fromkeys(QUANTILES, 1.0)
+    part = np.sort(sample[:: len(sample) // THRESHOLDS_FROM + 1])
     batches = sample[: number * size].reshape(number, size)
-    return {name: _overdispersion(batches > _quantile(part, quantile)) for name, quantile in _QUANTILES.items()}
+    return {name: _overdispersion(batches > quantile_of(part, quantile)) for name, quantile in QUANTILES.items()}
 
 
 def _overdispersion(batches: NDArray[np.bool_]) -> float:
     """By how much the batches' shares vary more than those of independent values; at least 1, and 1 where it is not known."""
-    number, size = len(batches), len(batches[0])
-    shares = np.count_nonzero(batches, axis=1) / size
+    return overdispersion(np.count_nonzero(batches, axis=1), len(batches[0]))
+
+
+def overdispersion(successes: NDArray[np.integer[Any]], size: int) -> float:
+    """The same of batches of one size, given the successes in each."""
+    shares = successes / size
     share = float(shares.mean())
     if not 0 < share < 1:
         return 1.0
-    independent = share * (1 - share) / float(size - 1 / number)
+    independent = share * (1 - share) / float(size - 1 / len(shares))
     return max(1.0, float(shares.var(ddof=1)) / independent)
 
 
-def _quantile(ordered: NDArray[np.floating[Any]], quantile: float) -> float:
-    place = quantile * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    below, above = float(ordered[low]), float(ordered[high])
-    return min(below + (place - low) * (above - below), above)
+def quantile_of(ordered: NDArray[np.floating[Any]], quantile: float) -> float:
+    """A quantile of ascending values, at least one."""
+    low, way = quantile_place(len(ordered), quantile)
+    return interpolated(float(ordered[low]), float(ordered[min(low + 1, len(ordered) - 1)]), way)
+
+
+def interpolated(below: float, above: float, way: float) -> float:
+    """What lies so far on the way from one order statistic to the next."""
+    return min(below + way * (above - below), above)
 
 
 def _binomial_bounds(count: int, share: float) -> tuple[int, int]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Self
 import attrs
 import numpy as np
 
+from tgibench.records import row_blocks
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Timeline"]
 
 _STRETCHES = 60
-_BLOCK_ROWS = 10_000
 
 
 @attrs.frozen(kw_only=True)
@@ -76,9 +77,10 @@ def _token_rates(log: RequestLog, step_s: float) -> tuple[float, ...] | None:
     if log.chunk_times_s is None or log.chunk_offsets is None or log.chunk_tokens is None:
         return None
     tokens = np.zeros(_STRETCHES)
-    for start in range(0, len(log), _BLOCK_ROWS):
-        offsets = log.chunk_offsets[start : start + _BLOCK_ROWS + 1]
+    succeeded = log.succeeded
+    for block in row_blocks(log.chunk_offsets):
+        offsets = log.chunk_offsets[block.start : block.stop + 1]
         chunks = slice(offsets[0], offsets[-1])
-        counted = log.chunk_tokens[chunks] * np.repeat(log.succeeded[start : start + _BLOCK_ROWS], np.diff(offsets))
+        counted = log.chunk_tokens[chunks] * np.repeat(succeeded[block], np.diff(offsets))
         tokens += np.bincount(_stretch(log.chunk_times_s[chunks], step_s), weights=counted, minlength=_STRETCHES)
     return tuple(float(f"{rate:.4g}") for rate in tokens / step_s)

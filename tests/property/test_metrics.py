@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tgibench as tb
-from logs import Row, log_of
+from logs import Row, builder_of, built, log_of
+from tgibench.large_samples import distribution_in_blocks
 from tgibench.stats import distribution, quantile_interval
 
 FINITE = st.floats(min_value=0, max_value=1e6, allow_nan=False)
@@ -96,3 +97,34 @@ def test_metrics_of_any_log_are_finite_and_sane(requests):
     if metrics.icl_s:
         assert metrics.icl_s.max == metrics.largest_gap_s.max
     assert all(isinstance(text, str) for text in tb.warnings_of(metrics, log))
+
+
+@given(st.lists(rows(), max_size=12))
+def test_where_a_log_lies_changes_no_figure(requests):
+    """A log that was written to disk has the metrics of one in memory, to the last bit."""
+    assert repr(tb.Metrics.of(built(builder_of(*requests, most_in_memory=0)))) == repr(tb.Metrics.of(log_of(*requests)))
+
+
+@given(
+    st.lists(
+        st.one_of(st.floats(-(2.0**100), 2.0**100, width=32), st.sampled_from([-2.5, 0.0, 0.02, 2.0**110])),
+        max_size=300,
+    ),
+    st.lists(st.integers(0, 300), max_size=4),
+)
+def test_a_sample_gone_through_in_blocks_has_the_figures_of_a_sorted_one(values, cuts):
+    """Whatever the blocks: quantiles and their intervals to the last bit, means but for the order of summing."""
+    sample = np.array(values, dtype=np.float32)
+    blocks = np.split(sample, sorted(min(cut, len(sample)) for cut in cuts))
+    found, expected = distribution_in_blocks(lambda: iter(blocks), len(sample)), distribution(sample)
+    if expected is None or expected.intervals["mean"] is None:
+        assert found == expected
+        return
+    scale = max(abs(expected.min), abs(expected.max))
+    assert found.mean == pytest.approx(expected.mean, abs=1e-12 * scale)
+    assert found.intervals["mean"] == pytest.approx(expected.intervals["mean"], abs=1e-9 * scale)
+    assert found.batch_means == pytest.approx(expected.batch_means, abs=1e-12 * scale)
+    mean = {"mean": expected.mean, "batch_means": expected.batch_means}
+    assert attrs.evolve(found, **mean, intervals={**found.intervals, "mean": None}) == attrs.evolve(
+        expected, intervals={**expected.intervals, "mean": None}
+    )
