@@ -23,6 +23,7 @@ __all__ = ["ClientWatch"]
 
 _SCHEDULING = Path("/proc/thread-self/schedstat")  # proc(5): nanoseconds on a CPU, nanoseconds waiting for one, turns
 _LAG_SAMPLE_EVERY_S = 0.02
+_MOST_LAGS = 65_536  # kept: of the first 22 minutes all, later every second, fourth, …
 
 
 class ClientWatch:
@@ -33,13 +34,24 @@ class ClientWatch:
         self._began_s, self._cpu_began_s = loop.time(), time.process_time()
         self._run_delay_began_s = None if self._virtual else _run_delay_s()
         self._lags_s: list[float] = []
+        self._lags_taken, self._one_kept_of, self._largest_lag_s = 0, 1, 0.0
 
     async def sample_lag(self) -> None:
         """Note by how much a short sleep overshoots, again and again; virtual time has no lag."""
         while not self._virtual:
             due_s = self._loop.time() + _LAG_SAMPLE_EVERY_S
             await asyncio.sleep(_LAG_SAMPLE_EVERY_S)
-            self._lags_s.append(self._loop.time() - due_s)
+            self._keep_lag(self._loop.time() - due_s)
+
+    def _keep_lag(self, lag_s: float) -> None:
+        """All of them, and of a long run a regular part."""
+        if self._lags_taken % self._one_kept_of == 0:
+            self._lags_s.append(lag_s)
+        self._lags_taken += 1
+        self._largest_lag_s = max(self._largest_lag_s, lag_s)
+        if len(self._lags_s) == _MOST_LAGS:
+            del self._lags_s[1::2]
+            self._one_kept_of *= 2
 
     @contextlib.contextmanager
     def collector_at_rest(self) -> Iterator[None]:
@@ -70,8 +82,8 @@ class ClientWatch:
             cpu_share=(time.process_time() - self._cpu_began_s) / elapsed_s,
             loop_lag_p50_s=float(p50),
             loop_lag_p99_s=float(p99),
-            loop_lag_max_s=max(self._lags_s),
-            samples=len(self._lags_s),
+            loop_lag_max_s=self._largest_lag_s,
+            samples=self._lags_taken,
         )
 
 
