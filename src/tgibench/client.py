@@ -14,6 +14,7 @@ import numpy as np
 
 from tgibench.deployments import sounds_secret
 from tgibench.errors import InvalidValueError
+from tgibench.open_files import make_room_for
 from tgibench.protocols import Completion
 from tgibench.protocols._answers import is_event_stream
 from tgibench.protocols._tokens import settle_tokens
@@ -150,6 +151,14 @@ class HttpClient:
     def stamps(self) -> StampSource:
         """The transport's."""
         return self.transport.stamps
+
+    def make_room_for(self, connections: int) -> None:
+        """See that this process may hold so many connections.
+
+        Raises:
+            InvalidValueError: It may not.
+        """
+        make_room_for(connections)
 
     async def generate(self, request: GenerationRequest, timeouts: Timeouts) -> Exchange:
         """Send one request and wait for the end of its answer; every failure is in the `Exchange`."""

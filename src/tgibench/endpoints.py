@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tgibench.records import Exchange, RequestLog, StampSource
     from tgibench.requests import GenerationRequest
 
-__all__ = ["Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"]
+__all__ = ["Client", "ConnectingClient", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"]
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +51,18 @@ class Client(Protocol):
     @property
     def stamps(self) -> StampSource:
         """Where arrival times are taken (the least exact that any request of this client used)."""
+
+
+@runtime_checkable
+class ConnectingClient(Protocol):
+    """A client that opens a connection for each request in flight: an addition to `Client` that is asked for where it is there."""
+
+    def make_room_for(self, connections: int) -> None:
+        """Called before the first request with the most that the load is known to put in flight.
+
+        Raises:
+            InvalidValueError: There can be no so many.
+        """
 
 
 class Endpoint(Protocol):

@@ -30,6 +30,7 @@ __all__ = [
     "Phase",
     "Stages",
     "check_parts",
+    "most_in_flight",
     "one_limit",
     "share",
 ]
@@ -74,6 +75,13 @@ class OpenPhase:
 
 
 Phase = ClosedPhase | OpenPhase
+
+
+def most_in_flight(phases: Iterable[Phase]) -> int:
+    """The most requests that are known to be in flight at once; those of an open phase without a cap are not known: at least 1."""
+    return max(
+        ((phase.users if isinstance(phase, ClosedPhase) else phase.max_in_flight) or 1 for phase in phases), default=1
+    )
 
 
 class LoadProfile(Protocol):

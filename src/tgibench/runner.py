@@ -11,9 +11,9 @@ import numpy as np
 
 from tgibench.client_watch import ClientWatch
 from tgibench.conductors import Alone, Job, RunProgress
-from tgibench.endpoints import Timeouts
+from tgibench.endpoints import ConnectingClient, Timeouts
 from tgibench.errors import InvalidValueError
-from tgibench.loads import ClosedPhase, OpenPhase
+from tgibench.loads import ClosedPhase, OpenPhase, most_in_flight
 from tgibench.recording import LogBuilder
 from tgibench.records import Exchange, Failure, FailureKind, Window
 from tgibench.sharding import Workers, run_sharded
@@ -74,8 +74,8 @@ async def run_load(
         start_within_s: How long workers may take to report; the run starts without those that did not.
 
     Raises:
-        InvalidValueError: `give_up_after` or `shards` is below 1, `seed` below 0, the load cannot be split into so many parts, only one
-            of `executor` and `shards` is given, or the endpoint lives in this process alone.
+        InvalidValueError: `give_up_after` or `shards` is below 1, `seed` below 0, the load cannot be split into so many parts or needs more
+            connections than a process may have, only one of `executor` and `shards` is given, or the endpoint lives in this process alone.
         WorkerError: No worker reported in time, or all were lost.
     """
     if give_up_after < 1:
@@ -103,6 +103,8 @@ async def run_job(job: Job, conductor: Conductor) -> RequestLog:
     loop, phases = asyncio.get_running_loop(), iter(job.load.phases(job.seed))
     first = next(phases, None)  # drawing arrivals takes time: before the start
     async with job.endpoint.connect() as client:
+        if isinstance(client, ConnectingClient):
+            client.make_room_for(most_in_flight(job.load.phases(job.seed)))
         with ClientWatch(loop).collector_at_rest():
             run = _Run(job, client, conductor, await conductor.start(client.stamps))
             conductor.follow(run)

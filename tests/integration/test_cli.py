@@ -112,6 +112,15 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, words):
     assert done.stdout == ""
 
 
+def test_more_users_than_a_machine_can_have_are_refused_before_the_load(server):
+    """One sentence with the number, instead of a run that fails in its midst."""
+    done = run("run", "--url", server, "--concurrency", "10000000", "--duration", "5")
+    assert done.returncode == 2
+    assert done.stderr.startswith("tgibench: 10000000 requests in flight need ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
 def test_an_unreachable_server_is_one_sentence_and_exit_code_2():
     """It names the URL."""
     url = "http://127.0.0.1:9"
