@@ -18,11 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 8192, REQUEST = 4096 };
+enum { MOST = 32768, REQUEST = 4096 };
 
 struct stream {
     int open, sent;      /* sent < 0: waiting for a request */
@@ -168,6 +169,10 @@ int main(int argc, char **argv) {
     first_ns = (uint64_t)(atof(argv[2]) * 1e6);
     gap_ns = (uint64_t)(atof(argv[3]) * 1e6);
     aligned = atoi(argv[4]);
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
     firsts.items = calloc(2 * MOST, sizeof(struct due));
     laters.items = calloc(2 * MOST, sizeof(struct due));
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), poller = epoll_create1(0);
