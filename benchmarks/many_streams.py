@@ -2,111 +2,78 @@
 
     python benchmarks/many_streams.py [--streams 10000] [--workers 2] [--seconds 60] [--tokens-per-s 2]
 
-Every stream is one request to `token_server.c`, which sends each stream's tokens on a schedule of its own; all are in flight from the first
-second to the last. Each worker is a process that holds its share. Prints errors, memory (the most that each worker ever held, summed), CPU,
-and how late the event loop and the gaps between tokens were. Exits with 1 when a request failed.
+Every stream is one request to `token_server.c`, which sends each stream's tokens on a schedule of its own. The load is shared by worker
+processes as `run_load(executor=…, shards=…)` shares it; with one worker there is no sharing. Prints errors, how long all streams were in
+flight, memory (the most that each worker ever held), CPU, and how late the event loop and the gaps between tokens were. Exits with 1 when
+a request failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import multiprocessing
+import os
 import platform
-import resource
+import re
 import subprocess
 import sys
 import tempfile
-import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import tgibench as tb
 
 FIRST_MS = 500.0
-SETTLED_AFTER_S = 10.0  # the connections are not opened at one instant
+SETTLED_AFTER_S = 15.0  # the connections are not opened at one instant
 
 
-async def hold(url, streams):
-    """Hold so many streams in this process; what came of it."""
-    cpu_s = time.process_time()
-    log = await tb.run_load(
-        tb.HttpEndpoint(url), tb.ClosedLoop(streams, requests=streams), tb.SyntheticPrompts(input_tokens=16)
-    )
-    run_cpu_s, cpu_s = time.process_time() - cpu_s, time.process_time()
-    metrics = tb.Metrics.of(log)
-    span_s = float(log.ended_s.max())
-    return {
-        "counts": log.counts,
-        "failures": {kind.value: number for kind, number in log.failures.items()},
-        "words": sorted(set(log.messages.values()))[:3],
-        "stopped": log.stopped,
-        "tokens": int(log.chunk_tokens.sum()),
-        "most_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        "cores": run_cpu_s / span_s,
-        "us_per_token": run_cpu_s / max(1, int(log.chunk_tokens.sum())) * 1e6,
-        "summary_cpu_s": time.process_time() - cpu_s,
-        "span_s": span_s,
-        "all_in_flight_s": float(log.last_token_s.min() - log.first_token_s.max()),
-        "loop_lag_p99_ms": log.health.loop_lag_p99_s * 1e3,
-        "loop_lag_max_ms": log.health.loop_lag_max_s * 1e3,
-        "gap_p50_ms": metrics.icl_s.p50 * 1e3,
-        "gap_p99_ms": metrics.icl_s.p99 * 1e3,
-        "connect_p99_ms": metrics.connect_s.p99 * 1e3 if metrics.connect_s else None,
-        "stamps": log.health.stamps.value,
-    }
+def most_memory_mb(process):
+    """The most that a process ever held."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[1]) / 1e3
 
 
-def compare(options, folder):
-    """Run the workers beside each other against one server, and print what they tell."""
-    tokens = round((options.seconds + SETTLED_AFTER_S) * options.tokens_per_s)
-    gap_ms = 1e3 / options.tokens_per_s
-    server = [f"{folder}/token_server", str(tokens), str(FIRST_MS), str(gap_ms), "0"]
-    with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        shares = [
-            options.streams // options.workers + (number < options.streams % options.workers)
-            for number in range(options.workers)
-        ]
-        workers = [
-            subprocess.Popen([sys.executable, __file__, "--child", url, str(share)], stdout=subprocess.PIPE, text=True)
-            for share in shares
-        ]
-        printed = [worker.communicate(timeout=options.seconds + 180)[0] for worker in workers]
-        process.stdin.close()
-        process.wait(10)
-    if any(worker.returncode for worker in workers):
-        raise SystemExit("a worker gave up")
-    return [json.loads(text) for text in printed]
+def cpu_s(process):
+    """The CPU time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def report(options, results):
-    """A line for each worker, then all of them together."""
-    print(f"{options.streams} streams of {options.tokens_per_s:g} tokens/s in {options.workers} processes")
-    for result in results:
-        print("  " + ", ".join(f"{name} {_short(value)}" for name, value in result.items()))
-    failed = sum(result["counts"]["failed"] + result["counts"]["unsent"] for result in results)
-    rate = sum(result["tokens"] / result["span_s"] for result in results)
+def hold(url, options):
+    """Hold all streams; the log, and the processes that held them with the CPU time that they used."""
+    load = tb.ClosedLoop(options.streams, requests=options.streams)
+    endpoint, prompts = tb.HttpEndpoint(url), tb.SyntheticPrompts(input_tokens=16)
+    if options.workers == 1:
+        log = asyncio.run(tb.run_load(endpoint, load, prompts))
+        return log, [(most_memory_mb(os.getpid()), cpu_s(os.getpid()))]
+    with ProcessPoolExecutor(options.workers) as executor:
+        shared = tb.run_load(endpoint, load, prompts, executor=executor, shards=options.workers)
+        log = asyncio.run(shared)
+        return log, [(most_memory_mb(worker.pid), cpu_s(worker.pid)) for worker in multiprocessing.active_children()]
+
+
+def report(options, log, processes):
+    """What became of it; the number of requests that did not succeed."""
+    failed = log.counts["failed"] + log.counts["unsent"]
+    metrics, health = tb.Metrics.of(log), log.health
+    tokens, span_s = int(log.chunk_tokens.sum()), float(log.ended_s.max())
+    together_s = float(log.last_token_s.min() - log.first_token_s.max())
+    print(f"{failed} errors {log.failures or ''}; all {options.streams} streams in flight for {together_s:.1f} s")
+    print(f"most memory of each worker: {', '.join(f'{size:.0f}' for size, _ in processes)} MB; ", end="")
+    print(f"together {sum(size for size, _ in processes):.0f} MB; this process {most_memory_mb(os.getpid()):.0f} MB")
+    used_s = sum(seconds for _, seconds in processes)
     print(
-        f"together: {failed} errors, {sum(result['most_memory_mb'] for result in results):.0f} MB, "
-        f"{sum(result['cores'] for result in results):.2f} cores, {rate:.0f} tokens/s, "
-        f"all in flight for {min(result['all_in_flight_s'] for result in results):.1f} s"
+        f"{used_s / span_s:.2f} cores, {used_s / tokens * 1e6:.0f} us a token, start-up included; {tokens / span_s:.0f} tokens/s"
+    )
+    print(f"event loop late by {health.loop_lag_p99_s * 1e3:.0f} ms (p99), {health.loop_lag_max_s * 1e3:.0f} ms (most)")
+    print(
+        f"gaps: p50 {metrics.icl_s.p50 * 1e3:.1f} ms, p99 {metrics.icl_s.p99 * 1e3:.1f} ms; stamps: {health.stamps.value}"
     )
     return failed
 
 
-def _short(value):
-    return f"{value:.1f}" if isinstance(value, float) else value
-
-
 def main():
-    """Build the server, run the workers."""
-    if sys.argv[1:2] == ["--child"]:
-        try:
-            print(json.dumps(asyncio.run(hold(sys.argv[2], int(sys.argv[3])))))
-        except tb.InvalidValueError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
+    """Build the server, hold the streams."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
@@ -117,11 +84,17 @@ def main():
     print(
         f"{platform.platform()}, {len(processors)} x {processors[0].partition(': ')[2]}, Python {platform.python_version()}"
     )
+    print(f"{options.streams} streams of {options.tokens_per_s:g} tokens/s, {options.workers} workers")
+    tokens = round((options.seconds + SETTLED_AFTER_S) * options.tokens_per_s)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(__file__).with_name("token_server.c")
         subprocess.run(["cc", "-O2", "-o", f"{folder}/token_server", source], check=True)
-        results = compare(options, folder)
-    return 1 if report(options, results) else 0
+        command = [f"{folder}/token_server", str(tokens), str(FIRST_MS), str(1e3 / options.tokens_per_s), "0"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+            log, processes = hold(f"http://127.0.0.1:{server.stdout.readline().strip()}", options)
+            server.stdin.close()
+            server.wait(10)
+    return 1 if report(options, log, processes) else 0
 
 
 if __name__ == "__main__":

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import platform
 import re
 import resource
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import attrs
@@ -42,7 +45,7 @@ class Series:
     def look(self, progress):
         """Note it if a minute has gone."""
         minute = progress.elapsed_s / 60
-        if minute >= len(self.minutes) + 1:
+        if minute >= (int(self.minutes[-1]) if self.minutes else 0) + 1:
             self.minutes.append(minute)
             self.sizes_mb.append(memory_mb())
             print(
@@ -70,10 +73,11 @@ def virtual(options, series):
 def real(options, series):
     """The emulator's server, and this process as its client."""
     emulate = [sys.executable, "-m", "tgibench", "emulate", "--port", "0", "--instance-type", DEPLOYMENT.instance_type]
-    with subprocess.Popen(emulate, stdout=subprocess.PIPE, text=True) as server:
+    with tempfile.TemporaryFile("w+") as told, subprocess.Popen(emulate, stdout=told, text=True) as server:
         try:
-            url = re.search(r"http://\S+", server.stdout.readline())[0]
-            return asyncio.run(run(tb.HttpEndpoint(url), options, series))
+            while not (url := re.search(r"http://\S+", os.pread(told.fileno(), 1000, 0).decode())):
+                time.sleep(0.1)
+            return asyncio.run(run(tb.HttpEndpoint(url[0]), options, series))
         finally:
             server.terminate()
 

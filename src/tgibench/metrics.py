@@ -15,7 +15,8 @@ from attrs import validators
 
 from tgibench.errors import InvalidValueError
 from tgibench.large_samples import distribution_in_blocks
-from tgibench.records import TokensFrom, Window, row_blocks
+from tgibench.records import TokensFrom, Window
+from tgibench.spills import row_blocks
 from tgibench.stats import Distribution, Estimate, distribution, mean_of_batches, proportion
 from tgibench.timelines import Timeline
 from tgibench.validators import above_zero

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tgibench.records import FailureKind, RequestLog, ServerTimings, TokensFrom, row_blocks
-from tgibench.spills import Spill, columns_of
+from tgibench.records import FailureKind, RequestLog, ServerTimings, TokensFrom
+from tgibench.spills import Spill, columns_of, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -140,7 +140,7 @@ class LogBuilder:
         """The finished log, its rows in the order of their planned start; called once."""
         rows = np.frombuffer(self._rows.contents(), _ROW)
         order = np.lexsort((rows["index"], rows["planned_s"]))
-        columns = columns_of(
+        columns: dict[str, Any] = columns_of(
             {name: (kind, len(rows)) for name, kind in _COLUMNS.items()},
             lambda: ({name: block[name] for name in _COLUMNS} for block in _in_order(rows, order)),
             on_disk=self._rows.on_disk,

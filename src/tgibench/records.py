@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -24,11 +24,7 @@ __all__ = [
     "TokensFrom",
     "Window",
     "Worker",
-    "row_blocks",
 ]
-
-_BLOCK_CHUNKS = 1_000_000
-_BLOCK_ROWS = 100_000
 
 
 class FailureKind(enum.StrEnum):
@@ -344,13 +340,3 @@ class RequestLog:
     def without_chunk_times(self) -> RequestLog:
         """The same log without per-chunk times: inter-chunk latency and windowed token rates can no longer be had."""
         return attrs.evolve(self, chunk_offsets=None, chunk_times_s=None, chunk_tokens=None)
-
-
-def row_blocks(chunk_offsets: NDArray[np.int64]) -> Iterator[slice]:
-    """Successive rows that together have about a million chunks at most, so that a log of any size is gone through in little memory."""
-    start, rows = 0, len(chunk_offsets) - 1
-    while start < rows:
-        full = int(np.searchsorted(chunk_offsets, chunk_offsets[start] + _BLOCK_CHUNKS, side="right")) - 1
-        stop = min(max(full, start + 1), start + _BLOCK_ROWS, rows)
-        yield slice(start, stop)
-        start = stop

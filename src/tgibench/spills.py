@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Spill", "columns_of"]
+__all__ = ["Spill", "columns_of", "row_blocks"]
 
 _PIECES = 32
+_BLOCK_CHUNKS = 1_000_000
+_BLOCK_ROWS = 100_000
 
 
 class Spill:
@@ -100,6 +102,16 @@ def columns_of(
         with contextlib.suppress(OSError):
             return _in_file(kinds, blocks())
     return _in_memory(kinds, blocks())
+
+
+def row_blocks(chunk_offsets: NDArray[np.int64]) -> Iterator[slice]:
+    """Successive rows that together have about a million chunks at most, so that a log of any size is gone through in little memory."""
+    start, rows = 0, len(chunk_offsets) - 1
+    while start < rows:
+        full = int(np.searchsorted(chunk_offsets, chunk_offsets[start] + _BLOCK_CHUNKS, side="right")) - 1
+        stop = min(max(full, start + 1), start + _BLOCK_ROWS, rows)
+        yield slice(start, stop)
+        start = stop
 
 
 def _in_memory(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 import numpy as np
 
-from tgibench.records import row_blocks
+from tgibench.spills import row_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ import pytest
 import tgibench as tb
 from fakes import FakeServer
 from logs import Row, builder_of, built, log_of, plain
-from tgibench import metrics, recording, records, runner, spills
+from tgibench import metrics, recording, runner, spills
 
 ROWS = tuple(plain(start_s, tokens=3 + number) for number, start_s in enumerate((0.4, 0.1, 0.3, 0.2)))
 
@@ -65,7 +65,7 @@ def test_a_log_on_disk_holds_the_values_of_one_in_memory():
 def test_a_log_is_gone_through_in_blocks(monkeypatch):
     """However few chunks a block holds, the metrics are the same; very many gaps differ by their precision alone."""
     whole = tb.Metrics.of(log_of(*ROWS))
-    monkeypatch.setattr(records, "_BLOCK_CHUNKS", 5)
+    monkeypatch.setattr(spills, "_BLOCK_CHUNKS", 5)
     monkeypatch.setattr(recording, "_BLOCK_ROWS", 2)
     in_blocks = tb.Metrics.of(built(builder_of(*ROWS, most_in_memory=0)))
     assert in_blocks == whole
