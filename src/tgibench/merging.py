@@ -10,9 +10,10 @@ import numpy as np
 
 from tgibench.errors import InvalidValueError
 from tgibench.records import ClientHealth, RequestLog, StampSource, Window
+from tgibench.spills import columns_of, row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ROW_COLUMNS", "merge_logs", "worst_health"]
 
 _CHUNK_COLUMNS = ("chunk_offsets", "chunk_times_s", "chunk_tokens")
+_BLOCK_ROWS = 100_000
 _OTHERS = ("messages", "finish_reasons", "unsent", "window", "health", "stopped", "concurrency", "workers")
 ROW_COLUMNS = tuple(field.name for field in attrs.fields(RequestLog) if field.name not in {*_CHUNK_COLUMNS, *_OTHERS})
 """The columns of a log that have one value a request."""
@@ -42,18 +44,20 @@ def merge_logs(parts: Sequence[RequestLog], workers: tuple[Worker, ...] = ()) ->
     """
     if not parts:
         raise InvalidValueError("a merged log needs at least one part, got none")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ROW_COLUMNS}
-    order = np.lexsort((columns["index"], columns["planned_s"]))
+    index, planned_s = (np.concatenate([getattr(part, name) for part in parts]) for name in ("index", "planned_s"))
+    order = np.lexsort((index, planned_s))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    columns = {name: column[order] for name, column in columns.items()}
     firsts = np.cumsum([0, *(len(part) for part in parts)])
+    owners = np.searchsorted(firsts, order, side="right") - 1
+    rows = order - firsts[owners]
+    columns = _rows(parts, owners, rows)
     lost = sum(worker.lost_requests for worker in workers)
     whole = not any(worker.lost for worker in workers)
     users = [part.concurrency for part in parts if part.concurrency is not None]
     return RequestLog(
         **columns,
-        **_chunks(parts, order, firsts),
+        **_chunks(parts, owners, rows),
         messages={
             int(rank[first + row]): message
             for first, part in zip(firsts, parts, strict=False)
@@ -61,7 +65,7 @@ def merge_logs(parts: Sequence[RequestLog], workers: tuple[Worker, ...] = ()) ->
         },
         finish_reasons=dict(sum((Counter(part.finish_reasons) for part in parts), Counter[str]())),
         unsent=sum(part.unsent for part in parts) + lost,
-        window=_window(parts, ends_open=not len(order) or bool(columns["open_loop"][-1])),
+        window=_window(parts, ends_open=not len(rows) or bool(columns["open_loop"][-1])),
         health=worst_health([part.health for part in parts]),
         stopped=next((part.stopped for part in parts if part.stopped), None),
         concurrency=sum(users) if whole and len(users) == len(parts) else None,
@@ -97,8 +101,22 @@ def _window(parts: Sequence[RequestLog], *, ends_open: bool) -> Window:
     return Window(start_s, max(start_s, stop_s))
 
 
-def _chunks(parts: Sequence[RequestLog], order: NDArray[np.intp], firsts: NDArray[np.int64]) -> dict[str, Any]:
-    """The chunks of all parts in the new order, copied request by request: no index as long as the chunks is made."""
+def _rows(parts: Sequence[RequestLog], owners: NDArray[np.intp], rows: NDArray[np.intp]) -> dict[str, Any]:
+    """The columns of one value a request: request i is that of a row of its owner."""
+
+    def blocks() -> Iterator[Mapping[str, NDArray[Any]]]:
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            yield {
+                name: _picked([getattr(part, name) for part in parts], owners[block], rows[block])
+                for name in ROW_COLUMNS
+            }
+
+    return columns_of({name: (getattr(parts[0], name).dtype, len(rows)) for name in ROW_COLUMNS}, blocks)
+
+
+def _chunks(parts: Sequence[RequestLog], owners: NDArray[np.intp], rows: NDArray[np.intp]) -> dict[str, Any]:
+    """The chunks of all parts in the new order."""
     kept = [
         (part.chunk_offsets, part.chunk_times_s, part.chunk_tokens)
         for part in parts
@@ -106,13 +124,32 @@ def _chunks(parts: Sequence[RequestLog], order: NDArray[np.intp], firsts: NDArra
     ]
     if len(kept) < len(parts):
         return dict.fromkeys(_CHUNK_COLUMNS)
-    lengths = np.concatenate([np.diff(offsets) for offsets, _, _ in kept])[order]
-    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-    times_s, tokens = np.empty(offsets[-1]), np.empty(offsets[-1], np.uint32)
-    owners = np.searchsorted(firsts, order, side="right") - 1
-    for place, (row, owner) in enumerate(zip(order.tolist(), owners.tolist(), strict=True)):
-        source_offsets, source_times_s, source_tokens = kept[owner]
-        begin, end = source_offsets[row - firsts[owner] : row - firsts[owner] + 2]
-        times_s[offsets[place] : offsets[place + 1]] = source_times_s[begin:end]
-        tokens[offsets[place] : offsets[place + 1]] = source_tokens[begin:end]
-    return {"chunk_offsets": offsets, "chunk_times_s": times_s, "chunk_tokens": tokens}
+    starts = [part_offsets for part_offsets, _, _ in kept]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(_picked([np.diff(part_offsets) for part_offsets in starts], owners, rows), out=offsets[1:])
+
+    def blocks() -> Iterator[Mapping[str, NDArray[Any]]]:
+        for block in row_blocks(offsets):
+            new = offsets[block.start : block.stop + 1]
+            lengths = np.diff(new)
+            # where each chunk of the new order stands in its owner's
+            places = np.repeat(_picked(starts, owners[block], rows[block]) - new[:-1], lengths) + np.arange(
+                new[0], new[-1]
+            )
+            of = np.repeat(owners[block], lengths)
+            yield {
+                "chunk_times_s": _picked([times_s for _, times_s, _ in kept], of, places),
+                "chunk_tokens": _picked([tokens for _, _, tokens in kept], of, places),
+            }
+
+    kinds = {"chunk_times_s": (np.float64, int(offsets[-1])), "chunk_tokens": (np.uint32, int(offsets[-1]))}
+    return {"chunk_offsets": offsets, **columns_of(kinds, blocks)}
+
+
+def _picked(arrays: Sequence[NDArray[Any]], owners: NDArray[np.intp], places: NDArray[np.intp]) -> NDArray[Any]:
+    """From the array of each owner, the value at the place."""
+    values = np.empty(len(places), arrays[0].dtype)
+    for number, array in enumerate(arrays):
+        own = owners == number
+        values[own] = array[places[own]]
+    return values

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tgibench.records import FailureKind, RequestLog, ServerTimings, TokensFrom
-from tgibench.spills import Spill, columns_of, row_blocks
+from tgibench.spills import MOST_IN_MEMORY, Spill, columns_of, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +36,6 @@ _COLUMNS = {
 _ROW = np.dtype([*_COLUMNS.items(), ("first_chunk", "q"), ("chunks", "q")])
 _PACK = struct.Struct("=" + "".join(_COLUMNS.values()) + "qq").pack
 _BLOCK_ROWS = 100_000
-_MOST_IN_MEMORY = 8 << 20
 _NAN = float("nan")
 
 
@@ -58,9 +57,9 @@ class LogBuilder:
             temporary file.
     """
 
-    def __init__(self, began_s: float, *, keep_chunks: bool = True, most_in_memory: int = _MOST_IN_MEMORY) -> None:
+    def __init__(self, began_s: float, *, keep_chunks: bool = True, most_in_memory: int = MOST_IN_MEMORY) -> None:
         self.began_s = began_s
-        self._keep_chunks = keep_chunks
+        self._keep_chunks, self._most_in_memory = keep_chunks, most_in_memory
         self._rows, self._chunk_times, self._chunk_tokens = (Spill(most_in_memory) for _ in range(3))
         self._length = self._chunks = 0
         self._messages: dict[int, str] = {}
@@ -143,7 +142,7 @@ class LogBuilder:
         columns: dict[str, Any] = columns_of(
             {name: (kind, len(rows)) for name, kind in _COLUMNS.items()},
             lambda: ({name: block[name] for name in _COLUMNS} for block in _in_order(rows, order)),
-            on_disk=self._rows.on_disk,
+            most_in_memory=self._most_in_memory,
         )
         return RequestLog(
             **columns,
@@ -180,9 +179,8 @@ class LogBuilder:
                 )
                 yield {"chunk_times_s": times_s[source], "chunk_tokens": tokens[source]}
 
-        on_disk = self._chunk_times.on_disk or self._chunk_tokens.on_disk
         kinds = {"chunk_times_s": (np.float64, len(times_s)), "chunk_tokens": (np.uint32, len(tokens))}
-        return {"chunk_offsets": offsets, **columns_of(kinds, blocks, on_disk=on_disk)}
+        return {"chunk_offsets": offsets, **columns_of(kinds, blocks, most_in_memory=self._most_in_memory)}
 
 
 def _in_order(rows: NDArray[Any], order: NDArray[np.intp]) -> Iterator[NDArray[Any]]:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Spill", "columns_of", "row_blocks"]
+__all__ = ["MOST_IN_MEMORY", "Spill", "columns_of", "row_blocks"]
+
+MOST_IN_MEMORY = 8 << 20
+"""Bytes of one kind of data that stay in memory unless told otherwise."""
 
 _PIECES = 32
 _BLOCK_CHUNKS = 1_000_000
@@ -33,7 +36,7 @@ class Spill:
         failure: Why the file could not be written, None while it could; from then on nothing more is written and memory keeps it all.
     """
 
-    def __init__(self, most_in_memory: int) -> None:
+    def __init__(self, most_in_memory: int = MOST_IN_MEMORY) -> None:
         self.failure: OSError | None = None
         self._most = most_in_memory
         self._piece = most_in_memory // _PIECES
@@ -41,11 +44,6 @@ class Spill:
         self._held = 0  # bytes of all pieces but the last
         self._file: IO[bytes] | None = None
         self._written = 0
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether some of it has been written to a file."""
-        return self._written > 0
 
     def append(self, data: bytes) -> None:
         """Keep more bytes; never raises for a disk."""
@@ -89,16 +87,16 @@ def columns_of(
     kinds: Mapping[str, tuple[DTypeLike, int]],
     blocks: Callable[[], Iterator[Mapping[str, NDArray[Any]]]],
     *,
-    on_disk: bool,
+    most_in_memory: int = MOST_IN_MEMORY,
 ) -> dict[str, NDArray[Any]]:
-    """Arrays that are filled block by block.
+    """Arrays that are filled block by block, in memory or, together larger than that, in a temporary file.
 
     Args:
         kinds: Each array's type and length.
-        blocks: Gives the next values of each; called again if the disk is full.
-        on_disk: Whether they lie in a temporary file; in memory where that has no room.
+        blocks: Gives the next values of each; called again, for arrays in memory, if the disk is full.
+        most_in_memory: Bytes.
     """
-    if on_disk:
+    if sum(np.dtype(kind).itemsize * length for kind, length in kinds.values()) > most_in_memory:
         with contextlib.suppress(OSError):
             return _in_file(kinds, blocks())
     return _in_memory(kinds, blocks())

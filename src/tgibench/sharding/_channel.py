@@ -11,6 +11,7 @@ import numpy as np
 
 from tgibench.merging import ROW_COLUMNS
 from tgibench.records import ClientHealth, RequestLog, StampSource, Window
+from tgibench.spills import Spill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,16 +120,15 @@ class Channel:
             raise ChannelError(f"its record came damaged: {str(error) or type(error).__name__}") from error
 
     async def _array(self, kind: np.dtype[Any], length: int, silence_s: float) -> NDArray[Any]:
-        column = np.empty(length, kind)
-        data, have = column.view(np.uint8), 0
-        while have < len(data):
+        spill, missing = Spill(), length * kind.itemsize
+        while missing:
             async with asyncio.timeout(silence_s):
-                piece = await self.reader.read(min(_PIECE_BYTES, len(data) - have))
+                piece = await self.reader.read(min(_PIECE_BYTES, missing))
             if not piece:
-                raise asyncio.IncompleteReadError(b"", len(data) - have)
-            data[have : have + len(piece)] = np.frombuffer(piece, np.uint8)
-            have += len(piece)
-        return column
+                raise asyncio.IncompleteReadError(b"", missing)
+            spill.append(piece)
+            missing -= len(piece)
+        return np.frombuffer(spill.contents(), kind)
 
     async def close(self) -> None:
         """Close it; what was posted is sent first, as far as the other side takes it."""
