@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import time
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ class ClientWatch:
         self._loop, self._virtual = loop, virtual_time.is_virtual(loop)
         self._began_s, self._cpu_began_s = loop.time(), time.process_time()
         self._run_delay_began_s = None if self._virtual else _run_delay_s()
-        self._lags_s: list[float] = []
+        self._lags_s = array("d")
         self._lags_taken, self._one_kept_of, self._largest_lag_s = 0, 1, 0.0
 
     async def sample_lag(self) -> None:
