@@ -156,8 +156,13 @@ def _save_log(path: Path, log: RequestLog) -> None:
         if isinstance(column := getattr(log, field.name), np.ndarray)
     }
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **columns)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **columns)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise ResultsError(f"cannot write the columns of a run to {str(path)!r}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)

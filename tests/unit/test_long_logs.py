@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 import tgibench as tb
+from cells import measurement
 from fakes import FakeServer
 from logs import Row, builder_of, built, log_of, plain
 from tgibench import metrics, recording, runner, spills
+from tgibench.storage import StudyStore
 
 ROWS = tuple(plain(start_s, tokens=3 + number) for number, start_s in enumerate((0.4, 0.1, 0.3, 0.2)))
 
@@ -106,9 +108,25 @@ def test_a_log_on_disk_can_be_pickled_and_stored(tmp_path):
     """A pickle holds the values; so does what a store writes."""
     log = built(builder_of(*ROWS, most_in_memory=0))
     assert same(pickle.loads(pickle.dumps(log)), log)  # noqa: S301 - our own
-    np.savez(tmp_path / "log.npz", **columns(log))
-    with np.load(tmp_path / "log.npz") as stored:
-        assert np.array_equal(stored["chunk_times_s"], log.chunk_times_s)
+    cell = measurement(tb.Metrics.of(log))
+    StudyStore(tmp_path).add(cell, log)
+    with np.load(tmp_path / f"requests-{cell.key}.npz") as stored:
+        assert set(stored) == set(columns(log))
+        assert all(np.array_equal(stored[name], column, equal_nan=True) for name, column in columns(log).items())
+
+
+def test_a_store_without_room_for_the_columns_is_one_error(tmp_path, monkeypatch):
+    """It names the file, leaves no part of one, and the cell is not half there."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    log, store = log_of(*ROWS), StudyStore(tmp_path)
+    with pytest.raises(tb.ResultsError, match=r"requests-.*npz.*No space left"):
+        store.add(measurement(tb.Metrics.of(log)), log)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.jsonl"]
+    assert len(tb.read_study(tmp_path)) == 0
 
 
 def test_a_full_disk_loses_nothing(no_room):
