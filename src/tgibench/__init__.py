@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from tgibench.costs import CostModel as CostModel
     from tgibench.deployments import Deployment as Deployment
     from tgibench.endpoints import Client as Client
+    from tgibench.endpoints import ConnectingClient as ConnectingClient
     from tgibench.endpoints import Endpoint as Endpoint
     from tgibench.endpoints import ServerView as ServerView
     from tgibench.endpoints import Timeouts as Timeouts
@@ -195,7 +196,7 @@ _HOMES = {
     "cost_models": ("CostSum", "FixedCost", "InstanceHours", "PerToken"),
     "costs": ("Cost", "CostModel"),
     "deployments": ("Deployment",),
-    "endpoints": ("Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
+    "endpoints": ("Client", "ConnectingClient", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
     "errors": (
         "AwsError",
         "BudgetError",
