@@ -18,7 +18,7 @@ import tgibench as tb
 from cells import measurement
 from fakes import FakeServer
 from logs import Row, builder_of, built, log_of, plain
-from tgibench import metrics, recording, runner, spills
+from tgibench import merging, metrics, recording, runner, spills
 from tgibench.storage import StudyStore
 
 ROWS = tuple(plain(start_s, tokens=3 + number) for number, start_s in enumerate((0.4, 0.1, 0.3, 0.2)))
@@ -76,6 +76,21 @@ def test_a_log_is_gone_through_in_blocks(monkeypatch):
     assert attrs.evolve(counted, icl_s=None) == attrs.evolve(whole, icl_s=None)
     for figure in ("min", "p50", "p90", "p99", "max", "mean"):
         assert getattr(counted.icl_s, figure) == pytest.approx(getattr(whole.icl_s, figure), rel=1e-6)
+
+
+def test_merged_logs_lie_on_disk_too(monkeypatch):
+    """The parts of a run, merged in small blocks and on disk, are what they are in memory: the log of one process."""
+    parts = [log_of(*ROWS[:1]), log_of(*ROWS[1:])]
+    in_memory = merging.merge_logs(parts)
+    monkeypatch.setattr(merging, "columns_of", functools.partial(spills.columns_of, most_in_memory=0))
+    monkeypatch.setattr(merging, "_BLOCK_ROWS", 2)
+    monkeypatch.setattr(spills, "_BLOCK_CHUNKS", 5)
+    on_disk = merging.merge_logs(parts)
+    assert not on_disk.planned_s.flags.writeable
+    assert on_disk.planned_s.tolist() == pytest.approx(sorted(row.planned_s for row in ROWS))
+    assert on_disk.output_tokens.tolist() == [4, 6, 5, 3]
+    assert same(on_disk, in_memory)
+    assert tb.Metrics.of(on_disk) == tb.Metrics.of(log_of(*ROWS))
 
 
 def test_memory_holds_no_more_than_it_may(tmp_path, monkeypatch):
