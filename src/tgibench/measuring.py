@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from tgibench.provenance import Provenance, Source
 from tgibench.runner import run_load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from concurrent.futures import Executor
 
     from tgibench.backends import Backend
@@ -64,7 +65,10 @@ async def measure(
     shards: int | None = None,
     listen: str = "127.0.0.1",
 ) -> Measurement:
-    """Run one load on an endpoint that is deployed already, and return the cell; see `tgibench.run_load` for each argument."""
+    """Run one load on an endpoint that is deployed already, and return the cell; see `tgibench.run_load` for each argument.
+
+    Cancelling the call ends the run as it ends `tgibench.run_load`; while the server's side is waited for, it ends the waiting.
+    """
     plan = CellPlan(
         backend=backend,
         prompts=prompts,
@@ -104,7 +108,7 @@ async def run_cell(
         shards=plan.shards,
         listen=plan.listen,
     )
-    view = ServerView(log=log) if view_of is None or log.stopped == "cancelled" else await view_of(log)
+    view = ServerView(log=log) if view_of is None or log.stopped == "cancelled" else await _seen(view_of, log)
     log = view.log
     metrics = Metrics.of(log, slo=plan.slo)
     floor = None if log.health.cpu_share is None else remembered_floor(log.health.stamps)  # virtual time has no client
@@ -150,3 +154,14 @@ def _shared_by(log: RequestLog) -> dict[str, str]:
         "worker_clock_uncertainty_s": f"{max(doubts_s, default=0.0):.6f}",
         "worker_clock_drift_s": f"{max(drifts_s, default=0.0):.6f}",
     }
+
+
+async def _seen(view_of: Callable[[RequestLog], Awaitable[ServerView]], log: RequestLog) -> ServerView:
+    """What the server's side adds to a run that is over: a cancellation meanwhile costs its part, not the run.
+
+    As in `run_load` the task's cancellation count is left as it is.
+    """
+    try:
+        return await view_of(log)
+    except asyncio.CancelledError:
+        return ServerView(log=log, warnings=("the server's side was not read: stopped while it was waited for",))

@@ -210,7 +210,7 @@ class _Sweep:
         async with self._plan.backend.deploy(deployment) as endpoint:
             ready_after_s = clock.time() - ordered_s
             for number in sorted(set(range(len(loads))) - set(skip)):
-                load = loads[number]
+                load, cancelled_before = loads[number], _cancellations()
                 self._report(deployment, load)
                 measurement, log = await run_cell(
                     self._plan,
@@ -226,6 +226,9 @@ class _Sweep:
                 fresh[number] = measurement
                 self._cells_gone += 1
                 self._keep(measurement, log)
+                if _cancellations() > cancelled_before:  # while the server's side was looked at: the cell is whole
+                    self.interrupted = True
+                    return
         self._report(deployment, loads[-1])
 
     def _stored(self, deployment: Deployment, load: LoadProfile) -> Measurement | None:
@@ -257,3 +260,9 @@ class _Sweep:
                     run=run,
                 )
             )
+
+
+def _cancellations() -> int:
+    """How often this task was cancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()

@@ -60,7 +60,7 @@ STEPS = {
     "before create": lambda fake: fake.account.calls["ListEndpoints"],
     "model created": lambda fake: len(fake.account.models) > 1,
     "creating": ours,
-    "mid-load": lambda fake: sum(map(len, fake.logs.values())) > 10,
+    "mid-load": lambda fake: sum(map(len, fake.logs.lines.values())) > 10,
 }
 
 

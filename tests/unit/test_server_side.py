@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import tgibench as tb
+from logs import Row, log_of
 from tgibench.protocols.tgi_logs import LoggedRequest
 from tgibench.protocols.tgi_metrics import read_metrics
 from tgibench.records import ServerTimings
-from tgibench.server_side import count_disagreements, join_server_times
+from tgibench.server_side import count_disagreements, join_server_times, second_zero
 
 BEGAN = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -102,6 +103,42 @@ def test_a_run_without_success_has_nothing_to_join(truth):
     """And no problem."""
     failed = attrs.evolve(truth, failure_code=np.ones(len(truth), np.uint8))
     assert join_server_times(failed, [], began_at=BEGAN).problem is None
+
+
+def line(ended_s, total_s):
+    """One by hand, in seconds after the start."""
+    ended_at = BEGAN + timedelta(seconds=ended_s)
+    return LoggedRequest(ended_at=ended_at, span="generate", server=ServerTimings(total_s=total_s, queue_s=total_s))
+
+
+def test_a_request_takes_another_line_where_the_nearest_is_the_only_one_of_its_neighbour():
+    """The second request was shorter than one of the lines: it must have the other, which lies nearest to the first."""
+    log = log_of(Row(sent_s=0.0, ended_s=1.0), Row(sent_s=0.02, ended_s=1.01))
+    joined = join_server_times(log, [line(1.0, 0.98), line(1.03, 0.999)], began_at=BEGAN)
+    assert joined.problem is None
+    np.testing.assert_array_equal(joined.log.queue_s, [0.999, 0.98])
+
+
+@pytest.mark.parametrize("began_s", [0.0, 3.0])
+@pytest.mark.parametrize("others", [0, 5])
+def test_a_runs_start_is_told_by_its_lines(truth, began_s, others):
+    """Though it is only known to lie within a few seconds, and others' lines are among them."""
+    earliest, latest = BEGAN - timedelta(seconds=began_s), BEGAN + timedelta(seconds=float(truth.ended_s.max()) + 1)
+    foreign = [
+        attrs.evolve(line, ended_at=line.ended_at + timedelta(seconds=0.37))
+        for line in lines(truth, rows=range(0, 8 * others, 8))
+    ]
+    found = second_zero(silent(truth), [*foreign, *lines(truth)], earliest=earliest, latest=latest)
+    assert abs((found - BEGAN).total_seconds()) < 0.1  # the way back is not known
+    joined = join_server_times(silent(truth), [*foreign, *lines(truth)], began_at=found)
+    assert joined.requests == 40
+
+
+@pytest.mark.parametrize("told", [[], [line(0.5, 0.4), line(0.6, 0.4), line(0.7, 0.4)]])
+def test_a_run_whose_lines_tell_no_start_began_when_it_could(told):
+    """No line, or none that lasted about as long as a request."""
+    log = log_of(Row(sent_s=0.0, ended_s=9.0), Row(sent_s=0.1, ended_s=9.5))
+    assert second_zero(log, told, earliest=BEGAN, latest=BEGAN + timedelta(seconds=12)) == BEGAN
 
 
 PAGE = """

@@ -48,6 +48,7 @@ class ServerOptions:
         seed: Of the lengths and of faults that are drawn.
         log: Called with a line for each finished request; None for no log.
         log_format: How those lines are written.
+        clock: The wall time (UTC, aware) that dates them.
         keep_alive_s: After so long without an event a stream gets a comment; TGI's 15 s.
         api_key: Wanted as a bearer token by every POST route; None for an open server.
     """
@@ -57,6 +58,7 @@ class ServerOptions:
     seed: int = 0
     log: Callable[[str], None] | None = None
     log_format: LogFormat = LogFormat.PLAIN
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     keep_alive_s: float = 15.0
     api_key: str | None = attrs.field(default=None, repr=False)
 
@@ -242,7 +244,7 @@ class EmulatedServer:
         self.metrics.succeed(times)
         if self.options.log is not None:
             line = success_line(
-                datetime.now(UTC),
+                self.options.clock(),
                 self.version,
                 times,
                 span=span,

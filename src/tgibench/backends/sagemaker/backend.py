@@ -17,7 +17,8 @@ from tgibench.backends.sagemaker.journal import Intent, begin_journal
 from tgibench.backends.sagemaker.names import name_for, new_run, tags_for
 from tgibench.backends.sagemaker.plan import DeploymentPlan, health_timeout_s
 from tgibench.backends.sagemaker.preflight import look
-from tgibench.backends.sagemaker.servers import server_of
+from tgibench.backends.sagemaker.server_log import ServerLog, log_group
+from tgibench.backends.sagemaker.servers import SERVERS, server_of
 from tgibench.backends.teardown import to_the_end
 from tgibench.endpoints import Timeouts
 from tgibench.errors import AwsError, DeployError, PreflightError
@@ -40,6 +41,7 @@ __all__ = ["SageMakerBackend"]
 _PROVISION_S = 1200  # finding instances and pulling the image
 _DELETE_RESERVE_S = 600.0
 _VARIANT = "AllTraffic"
+_LOG_POLL_S = 2.0
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -64,8 +66,11 @@ class SageMakerBackend:
             when it has expired.
         ready_timeout_s: How long until it must be in service; None to derive it from the model's size.
         teardown_timeout_s: How long deleting may take before it is given up; an endpoint being created must settle first.
-        poll_s: Seconds between two looks at the endpoint.
+        poll_s: Seconds between two looks at the endpoint; no longer than that until the second look at its log.
         consistent_after_s: For so long after a creation "not found" is not believed.
+        server_timings: Whether the times that TGI logs of each request are read from CloudWatch after each run; other servers' are not
+            known.
+        log_patience_s: How long they are waited for, while the endpoint is paid for.
 
     Raises:
         InvalidValueError: A duration is not above 0.
@@ -85,6 +90,8 @@ class SageMakerBackend:
     teardown_timeout_s: float = attrs.field(default=2 * 3600.0, validator=above_zero)
     poll_s: float = attrs.field(default=15.0, validator=above_zero)
     consistent_after_s: float = attrs.field(default=30.0, validator=above_zero)
+    server_timings: bool = True
+    log_patience_s: float = attrs.field(default=120.0, validator=above_zero)
 
     @property
     def name(self) -> str:
@@ -251,7 +258,16 @@ class SageMakerBackend:
             facts["version"] = deployment.server_version
         if urlsplit(url).hostname in _LOOPBACK:
             facts["emulated"] = "true"
-        return SageMakerEndpoint(protocol, region=aws.region, profile=self.profile, url=url, facts=facts)
+        log = None
+        server = SERVERS.get(deployment.server)
+        if self.server_timings and server is not None and server.logs_requests:
+            log = ServerLog(
+                aws=aws,
+                group=log_group(name, self.inference_component),
+                patience_s=self.log_patience_s,
+                poll_s=min(self.poll_s, _LOG_POLL_S),
+            )
+        return SageMakerEndpoint(protocol, region=aws.region, profile=self.profile, url=url, facts=facts, log=log)
 
 
 async def _warm_up(endpoint: SageMakerEndpoint) -> Exchange:

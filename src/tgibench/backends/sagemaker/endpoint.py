@@ -11,14 +11,17 @@ import attrs
 from tgibench.backends.sagemaker.aws import Aws
 from tgibench.backends.sagemaker.signing import SigningTransport
 from tgibench.client import HttpClient
+from tgibench.endpoints import ServerView
 from tgibench.errors import AwsError
 from tgibench.transports import open_transport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from tgibench.backends.sagemaker.aws import Credentials
+    from tgibench.backends.sagemaker.server_log import ServerLog
     from tgibench.protocols.sagemaker import SageMakerProtocol
+    from tgibench.records import RequestLog
 
 __all__ = ["SageMakerEndpoint"]
 
@@ -33,6 +36,7 @@ class SageMakerEndpoint:
         profile: Of the shared AWS configuration; None for what the environment says.
         url: The runtime's address; None for the region's own, or what ``AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME`` says.
         facts: What is known of it.
+        log: Where its container logs each request, to be read after a run; None where it does not, or it is not wanted.
     """
 
     protocol: SageMakerProtocol
@@ -40,6 +44,7 @@ class SageMakerEndpoint:
     profile: str | None = attrs.field(default=None, kw_only=True)
     url: str | None = attrs.field(default=None, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
+    log: ServerLog | None = attrs.field(default=None, kw_only=True)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[HttpClient]:
@@ -60,9 +65,17 @@ class SageMakerEndpoint:
             finally:
                 await signing.close()
 
+    async def watch_run(self) -> Callable[[RequestLog], Awaitable[ServerView]]:
+        """Where the container's log is known: join the times that it logs to the run."""
+        return _as_it_is if self.log is None else self.log.watch_run()
+
     def _resolve(self, aws: Aws) -> tuple[Credentials, str, str]:
         credentials = aws.credentials()
         if credentials is None:
             raise AwsError("there are no AWS credentials: run `aws configure`, or set a profile", code="credentials")
         meta = aws.client("sagemaker-runtime").meta
         return credentials, str(meta.region_name), (self.url or str(meta.endpoint_url)).rstrip("/")
+
+
+async def _as_it_is(log: RequestLog) -> ServerView:
+    return ServerView(log=log)

@@ -29,10 +29,12 @@ class Server:
     Args:
         environment: The deployment as variables; None for what it leaves to the server.
         protocol: What its `/invocations` understands.
+        logs_requests: Whether it logs TGI's line for each request.
     """
 
     environment: Callable[[Deployment], dict[str, str | None]]
     protocol: Callable[[Deployment], WireProtocol]
+    logs_requests: bool = False
 
 
 def _tgi(deployment: Deployment) -> dict[str, str | None]:
@@ -92,7 +94,7 @@ def _chat(deployment: Deployment) -> WireProtocol:
 
 
 SERVERS = {
-    "tgi": Server(_tgi, lambda _: TgiCompatProtocol()),
+    "tgi": Server(_tgi, lambda _: TgiCompatProtocol(), logs_requests=True),
     "vllm": Server(_vllm, _chat),
     "sglang": Server(_sglang, _chat),
     "lmi": Server(_lmi, _chat),

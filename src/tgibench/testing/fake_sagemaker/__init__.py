@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -20,6 +21,7 @@ from tgibench.backends.sagemaker.quotas import QUOTA_CODES
 from tgibench.errors import DeployError
 from tgibench.testing.fake_sagemaker.account import Account
 from tgibench.testing.fake_sagemaker.identity import Identity
+from tgibench.testing.fake_sagemaker.logs import Logs
 from tgibench.testing.fake_sagemaker.resources import Refused, Trouble
 from tgibench.testing.fake_sagemaker.runtime import Runtime, StreamTrouble, deployment_of
 from tgibench.twin.policy import settings_for
@@ -47,14 +49,14 @@ class FakeSageMaker:
         account: Its state; may be looked into and changed.
         runtime: Its containers; `StreamTrouble`s may be added to its ``troubles``.
         identity: Whose calls it takes.
-        logs: Log lines by endpoint, with the wall time (seconds) at which they were written.
+        logs: What its containers wrote; how late and in which pages it is shown may be changed.
     """
 
     url: str
     account: Account
     runtime: Runtime
     identity: Identity
-    logs: dict[str, list[tuple[float, str]]]
+    logs: Logs
 
     @property
     def role_arn(self) -> str:
@@ -80,6 +82,7 @@ async def fake_sagemaker(
     identity: Identity | None = None,
     step_times: StepTimes | None = None,
     cut_bytes: int | None = None,
+    clock_ahead_s: float = 0.0,
     **account: Any,
 ) -> AsyncIterator[FakeSageMaker]:
     """Run a fake account on this loop until the context is left.
@@ -89,18 +92,21 @@ async def fake_sagemaker(
         identity: Whose calls it takes.
         step_times: Of every container; None for those of its model and machine.
         cut_bytes: Frames hold so many bytes of a container's output, wherever that cuts.
+        clock_ahead_s: So far its clock is ahead of ours: by it signatures are judged, answers and log lines dated.
         account: Further arguments of `Account`: quotas, ``creating_s``, ``deleting_s``, ``lag_s``, ….
     """
     loop = asyncio.get_running_loop()
     began_s, began_at = loop.time(), datetime.now(UTC).timestamp()
-    logs: dict[str, list[tuple[float, str]]] = {}
 
-    def log(endpoint: str, line: str) -> None:
-        logs.setdefault(endpoint, []).append((datetime.now(UTC).timestamp(), line))
+    def wall_clock() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=clock_ahead_s)
 
+    logs = Logs(clock=lambda: wall_clock().timestamp(), speed=speed)
     state = Account(**{"clock": lambda: began_at + (loop.time() - began_s) * speed, "fails": _start_failure, **account})
-    runtime = Runtime(state, step_times=step_times, log=log, cut_bytes=cut_bytes)
-    fake = FakeSageMaker(url="", account=state, runtime=runtime, identity=identity or Identity(), logs=logs)
+    runtime = Runtime(state, step_times=step_times, log=logs.write, clock=wall_clock, cut_bytes=cut_bytes)
+    who = identity or Identity()
+    who.clock_ahead = timedelta(seconds=clock_ahead_s)
+    fake = FakeSageMaker(url="", account=state, runtime=runtime, identity=who, logs=logs)
     runner = web.AppRunner(_application(fake), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -152,6 +158,10 @@ def _application(fake: FakeSageMaker) -> web.Application:
         except Refused as refused:
             return _runtime_refusal(refused)
 
+    async def date(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = format_datetime(datetime.now(UTC) + fake.identity.clock_ahead, usegmt=True)
+
+    application.on_response_prepare.append(date)
     application.router.add_post("/", control)
     for operation in ("invocations", "invocations-response-stream"):
         application.router.add_post(f"/endpoints/{{endpoint}}/{operation}", invoke)
@@ -169,7 +179,7 @@ def _control(fake: FakeSageMaker, request: web.Request, body: bytes) -> web.Resp
     elif service.startswith("ServiceQuotas"):
         answer = _quota(fake, asked)
     elif service.startswith("Logs"):
-        answer = _log_events(fake, asked)
+        answer = fake.logs.filter_log_events(asked)
     else:
         raise Refused("UnknownOperationException", f"{service} is not known here")
     return web.Response(body=json.dumps(answer).encode(), content_type=_JSON)
@@ -211,23 +221,6 @@ def _quota(fake: FakeSageMaker, asked: dict[str, Any]) -> dict[str, Any]:
         raise Refused("NoSuchResourceException", "The request failed because the specified resource does not exist.")
     value = float(fake.account.quotas.get(kind, fake.account.default_quota))
     return {"Quota": {"QuotaCode": asked["QuotaCode"], "QuotaName": f"{kind} {_GPU_QUOTA_NAMES}", "Value": value}}
-
-
-def _log_events(fake: FakeSageMaker, asked: dict[str, Any]) -> dict[str, Any]:
-    """CloudWatch Logs' FilterLogEvents."""
-    name = asked["logGroupName"].removeprefix("/aws/sagemaker/Endpoints/")
-    if name not in fake.logs:
-        raise Refused("ResourceNotFoundException", "The specified log group does not exist.")
-    begin, end = asked.get("startTime", 0), asked.get("endTime", float("inf"))
-    pattern = asked.get("filterPattern", "").strip('"')
-    events = [
-        {"logStreamName": "AllTraffic/i-0", "timestamp": int(at * 1000), "message": line.replace("\x1b", "#033"), "eventId": str(n)}
-        for n, (at, line) in enumerate(fake.logs[name])
-        if begin <= at * 1000 < end and pattern in line
-    ]  # fmt: skip
-    start, size = int(asked.get("nextToken", "0")), asked.get("limit", 10_000)
-    answer: dict[str, Any] = {"events": events[start : start + size]}
-    return {**answer, "nextToken": str(start + size)} if start + size < len(events) else answer
 
 
 def _refusal(request: web.Request, refused: Refused) -> web.Response:

@@ -37,12 +37,14 @@ class Identity:
         secret_key: What signs.
         session_token: Wanted beside the signature; None for keys without a session.
         expires_at: When they end; None for never.
+        clock_ahead: How far the clock by which they are judged is ahead of ours.
     """
 
     access_key: str = "AKIDFAKE00000000"
     secret_key: str = attrs.field(default="fake-secret-key", repr=False)
     session_token: str | None = attrs.field(default=None, repr=False)
     expires_at: datetime | None = None
+    clock_ahead: timedelta = timedelta(0)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -116,11 +118,18 @@ class Identity:
         )
         return frozen
 
-    @staticmethod
-    def _check_time(stamp: str) -> None:
+    def _check_time(self, stamp: str) -> None:
         try:
             signed_at = datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
         except ValueError:
             raise Refused("IncompleteSignatureException", "no X-Amz-Date", 403) from None
-        if abs(datetime.now(UTC) - signed_at) > _SKEW:
-            raise Refused("InvalidSignatureException", "Signature expired", 403)
+        now = datetime.now(UTC) + self.clock_ahead
+        if abs(now - signed_at) > _SKEW:
+            told = (
+                f"Signature expired: {stamp} is now earlier than"
+                if now > signed_at
+                else f"Signature not yet current: {stamp} is still later than"
+            )
+            raise Refused(
+                "InvalidSignatureException", f"{told} {now - _SKEW if now > signed_at else now + _SKEW:{_STAMP}}", 403
+            )

@@ -12,6 +12,7 @@ import aiohttp
 import attrs
 from aiohttp import web
 
+from tgibench.backends.emulator.log_lines import LogFormat
 from tgibench.backends.emulator.server import emulator_server
 from tgibench.backends.emulator.serving import ServerOptions
 from tgibench.deployments import Deployment
@@ -20,6 +21,7 @@ from tgibench.testing.fake_sagemaker.resources import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from tgibench.testing.fake_sagemaker.account import Account
     from tgibench.testing.fake_sagemaker.resources import Endpoint
@@ -56,15 +58,17 @@ class Runtime:
         account: Says which endpoint serves.
         step_times: Of every container; None for those of its model and machine.
         log: Gets each container's log lines, with its endpoint's name.
+        clock: The wall time that containers write into them.
         cut_bytes: Frames hold this many bytes of the container's output, wherever that cuts; None for what came at once.
     """
 
     account: Account
     step_times: StepTimes | None = attrs.field(kw_only=True)
     log: Callable[[str, str], None] = attrs.field(kw_only=True)
+    clock: Callable[[], datetime] = attrs.field(kw_only=True)
     cut_bytes: int | None = attrs.field(default=None, kw_only=True)
     troubles: list[StreamTrouble] = attrs.field(factory=list, init=False)
-    options: ServerOptions = attrs.field(factory=ServerOptions, kw_only=True)
+    options: ServerOptions = attrs.field(factory=lambda: ServerOptions(log_format=LogFormat.ANSI), kw_only=True)
     _stack: AsyncExitStack = attrs.field(factory=AsyncExitStack, init=False)
     _containers: dict[str, str] = attrs.field(factory=dict, init=False)
     _starting: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
@@ -127,7 +131,11 @@ class Runtime:
                     self.log(name, line)
 
                 url = await self._stack.enter_async_context(
-                    emulator_server(deployment, step_times=self.step_times, options=attrs.evolve(self.options, log=log))
+                    emulator_server(
+                        deployment,
+                        step_times=self.step_times,
+                        options=attrs.evolve(self.options, log=log, clock=self.clock),
+                    )
                 )
                 self._containers[endpoint.arn + str(endpoint.created)] = url
             return self._containers[endpoint.arn + str(endpoint.created)]
