@@ -16,7 +16,7 @@ from tgibench.deployments import sounds_secret
 from tgibench.errors import InvalidValueError
 from tgibench.open_files import make_room_for
 from tgibench.protocols import Completion
-from tgibench.protocols._answers import is_event_stream
+from tgibench.protocols._answers import is_stream
 from tgibench.protocols._tokens import settle_tokens
 from tgibench.protocols.tgi import TgiProtocol
 from tgibench.records import Exchange, Failure, FailureKind
@@ -230,7 +230,7 @@ class _Answer:
         failure = completion.failure or failure if failure is None else failure
         completion = attrs.evolve(completion, failure=failure)
         head = self._arrivals.head
-        streamed = head is not None and is_event_stream(head.headers)
+        streamed = head is not None and is_stream(head.headers)
         if not streamed:
             self._take_whole(completion)
         tokens = settle_tokens(self._counts, completion, known=self._protocol.tokens_per_chunk_known)

@@ -124,11 +124,84 @@ class TestOpenAICompletions(ProtocolContract):
     answers = openai_answers("text")
 
 
+LINES = ResponseHead(200, {"content-type": "application/jsonlines"})
+
+
+def lmi_answers():
+    """LMI's own schema as JSON lines: of its rolling batch, of its asynchronous handler (blank lines, a count too high), and failures."""
+    old = [{"token": {"id": 5, "text": text, "log_prob": -0.5}} for text in ("a", " caf\u00e9", "!")]
+    details = {"finish_reason": "length", "generated_tokens": 3, "inputs": "x"}
+    old[-1] |= {"generated_text": "a caf\u00e9!", "details": details}
+    new = [
+        {"index": 0, "token": {"id": 5, "text": text, "logprob": -0.5}, "generated_text": None, "details": None}
+        for text in ("a", " caf\u00e9", "!")
+    ]
+    told = {"finish_reason": "length", "seed": None, "generated_tokens": 4, "input_length": 9}
+    new[-1] |= {"generated_text": "a caf\u00e9!", "details": told}
+    old, new = ([json.dumps(line, ensure_ascii=False).encode() for line in lines] for lines in (old, new))
+    error = json.dumps(
+        {"token": {"id": -1, "text": "", "log_prob": -1}, "generated_text": "", "details": {"finish_reason": "error"}}
+    )
+    said = {"head": LINES, "text": "a caf\u00e9!", "output_tokens": 3, "finish_reason": "length"}
+    return (
+        Answer(body=b"\n".join(old[:2]) + b"\n", end=old[2] + b"\n", **said),
+        Answer(body=b"\n\n".join(new[:2]) + b"\n", end=new[2] + b"\n\n\n", input_tokens=9, **said),
+        Answer(head=LINES, body=old[0] + b"\n" + error.encode() + b"\n", failure=tb.FailureKind.GENERATION),
+        Answer(
+            head=LINES,
+            body=new[0] + b'\n{"error": {"message": "during generation", "code": 424}}\n',
+            failure=tb.FailureKind.GENERATION,
+        ),
+    )
+
+
+def lmi_chat_answers():
+    """Chunks of a chat as JSON lines, with and without usage; and an error."""
+    chunks = [openai_chunk(text, part="delta")[6:-1] for text in ("a", " caf\u00e9")]
+    usage = {"prompt_tokens": 4, "completion_tokens": 3}
+    finish = openai_chunk("!", part="delta", reason="length")[6:-1]
+    counted = json.dumps({"choices": [], "usage": usage}).encode()
+    failed = openai_chunk("", part="delta", reason="error")[6:-1]
+    said = {"head": LINES, "text": "a caf\u00e9!", "finish_reason": "length"}
+    return (
+        Answer(body=b"".join(chunks), end=finish, **said),
+        Answer(body=b"\n".join(chunks), end=finish + counted + b"\n\n", output_tokens=3, input_tokens=4, **said),
+        Answer(head=LINES, body=chunks[0] + failed, failure=tb.FailureKind.GENERATION),
+    )
+
+
+class TestLmi(ProtocolContract):
+    """TGI's bodies, which LMI takes, answered in JSON lines."""
+
+    protocol = tb.TgiCompatProtocol()
+    answers = lmi_answers()
+
+
+class TestLmiChat(ProtocolContract):
+    """OpenAI's bodies, answered in JSON lines."""
+
+    protocol = tb.OpenAIChatProtocol()
+    answers = lmi_chat_answers()
+
+
+class TestSageMakerLmi(ProtocolContract):
+    """JSON lines in frames that cut them anywhere."""
+
+    protocol = tb.SageMakerProtocol(endpoint_name="e")
+
+    @property
+    def answers(self):
+        """Those of LMI, framed."""
+        return tuple(framed(answer, size) for answer in lmi_answers() for size in (7, 110))
+
+
 def framed(answer, size):
     """The same in Amazon's frames, of so many bytes of the container's output; its end is a frame of its own."""
     event = {":message-type": "event", ":event-type": "PayloadPart"}
     parts = [answer.body[at : at + size] for at in range(0, len(answer.body), size)]
-    head = ResponseHead(200, {"content-type": MEDIA_TYPE, "x-amzn-sagemaker-content-type": "text/event-stream"})
+    head = ResponseHead(
+        200, {"content-type": MEDIA_TYPE, "x-amzn-sagemaker-content-type": answer.head.headers["content-type"]}
+    )
     body = b"".join(encode_frame(event, part) for part in parts)
     return attrs.evolve(answer, head=head, body=body, end=encode_frame(event, answer.end))
 

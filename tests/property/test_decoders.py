@@ -287,3 +287,28 @@ def test_a_chunk_of_several_texts_is_never_taken_for_one_of_a_single():
     reads = [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks]
     counts, completion = decoded(tb.OpenAIChatProtocol(), reads)
     assert (counts, completion.text) == ([1, 1, 1], "rarbrc")
+
+
+LINES = ResponseHead(200, {"content-type": "application/jsonlines; charset=utf-8"})
+
+
+@settings(deadline=None)
+@given(
+    texts=TEXTS,
+    blank=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n"]),
+    places=st.lists(st.integers(0, 10_000), max_size=20),
+)
+def test_json_lines_mean_the_same_however_they_are_cut(texts, blank, end, places):
+    """As an event stream of the same objects; blank lines, which LMI sends, say nothing."""
+    data = tgi_stream(texts, ascii_only=False, spaced=True, end=end + end * blank, prefix="")
+    decoder = tb.TgiCompatProtocol().decoder(LINES)
+    counts = [count for piece in cut(data, places) for count in decoder.feed(piece)]
+    completion = decoder.close()
+    assert counts == [1 if text else 0 for text in texts] + [1]
+    assert (completion.failure, completion.text) == (None, "".join(texts) + "end")
+    assert (completion.finish_reason, completion.output_tokens, completion.input_tokens) == (
+        "length",
+        len(texts) + 1,
+        7,
+    )

@@ -189,3 +189,13 @@ def test_an_error_that_is_no_json_is_still_one(body):
     """A proxy's page, or nothing."""
     assert refusal(502, body).kind is tb.FailureKind.HTTP_ERROR
     assert refusal(424, body, "ModelError").kind is tb.FailureKind.GENERATION
+
+
+@pytest.mark.parametrize(("lines", "told", "counted"), [(3, 3, 3), (3, 4, 3), (3, 6, 6), (1, 2, 1)])
+def test_a_count_that_lmi_told_one_too_high_is_put_right(lines, told, counted):
+    """Its asynchronous handler adds one to vLLM's; a line may carry several tokens, and then only the server knows."""
+    head = ResponseHead(200, {**FRAMED.headers, "x-amzn-sagemaker-content-type": "application/jsonlines"})
+    body = [{"index": 0, "token": {"id": 1, "text": "a", "logprob": 0.0}, "generated_text": None} for _ in range(lines)]
+    body[-1] |= {"generated_text": "a" * lines, "details": {"finish_reason": "length", "generated_tokens": told}}
+    counts, said = completion(head, *(encode_frame(EVENT, json.dumps(line).encode() + b"\n") for line in body))
+    assert (counts, said.output_tokens, said.failure) == ([1] * lines, counted, None)

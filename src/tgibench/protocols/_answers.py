@@ -6,14 +6,20 @@ import json
 from typing import Any
 
 from tgibench.protocols import Completion
+from tgibench.protocols._json_lines import JsonLines
+from tgibench.protocols._sse import EventStream
 from tgibench.records import Failure, FailureKind
 
 __all__ = [
     "ErrorBody",
     "UndecodableError",
     "count_in",
+    "ended_in_error",
     "error_event",
+    "events_of",
     "is_event_stream",
+    "is_json_lines",
+    "is_stream",
     "joined_text",
     "json_object",
     "object_in",
@@ -22,6 +28,7 @@ __all__ = [
 ]
 
 _STREAM_TYPES = ("text/event-stream", "application/vnd.amazon.eventstream")
+_LINES_TYPES = ("application/jsonlines", "application/jsonl", "application/x-jsonlines", "application/x-ndjson")
 _COUNT_LIMIT = 2**32  # logs keep the tokens of a chunk in 32 bits
 _OVERLOAD_STATUSES = frozenset({429, 503})
 _VALIDATION_STATUSES = frozenset({400, 413, 415, 422})
@@ -89,6 +96,32 @@ def undecodable(error: UndecodableError, status: int = 200) -> Failure:
 def is_event_stream(headers: Any) -> bool:
     """Whether an answer's content type is that of an event stream, server-sent or Amazon's."""
     return str(headers.get("content-type", "")).lower().startswith(_STREAM_TYPES)
+
+
+def is_json_lines(headers: Any) -> bool:
+    """Whether an answer's content type is that of JSON lines, in which LMI streams."""
+    return str(headers.get("content-type", "")).lower().startswith(_LINES_TYPES)
+
+
+def is_stream(headers: Any) -> bool:
+    """Whether an answer's content type is that of any stream."""
+    return is_event_stream(headers) or is_json_lines(headers)
+
+
+def events_of(headers: Any) -> EventStream | JsonLines | None:
+    """What takes the events of an answer out of its bytes; None where it is no stream."""
+    if is_json_lines(headers):
+        return JsonLines()
+    return EventStream() if is_event_stream(headers) else None
+
+
+def ended_in_error(reason: str | None) -> Failure | None:
+    """The failure that LMI and vLLM tell of by a finish reason alone."""
+    return (
+        Failure(FailureKind.GENERATION, "the server ended the generation by an error", 200)
+        if reason == "error"
+        else None
+    )
 
 
 def error_event(event: dict[str, Any], status: int = 200) -> Failure | None:

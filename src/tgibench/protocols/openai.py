@@ -13,19 +13,21 @@ from tgibench.protocols._answers import (
     ErrorBody,
     UndecodableError,
     count_in,
+    ended_in_error,
     error_event,
-    is_event_stream,
+    events_of,
     joined_text,
     json_object,
     object_in,
     raw_text,
     undecodable,
 )
-from tgibench.protocols._sse import EventStream
 from tgibench.records import Failure, FailureKind
 
 if TYPE_CHECKING:
     from tgibench.protocols import ResponseHead, StreamDecoder
+    from tgibench.protocols._json_lines import JsonLines
+    from tgibench.protocols._sse import EventStream
     from tgibench.requests import GenerationRequest
 
 __all__ = ["OpenAIChatProtocol", "OpenAICompletionsProtocol"]
@@ -116,7 +118,8 @@ def _body(model: str, request: GenerationRequest, **content: object) -> bytes:
 def _decoder(head: ResponseHead) -> StreamDecoder:
     if head.status >= 300:
         return ErrorBody(head.status)
-    return _OpenAIStream() if is_event_stream(head.headers) else _OpenAIBody()
+    events = events_of(head.headers)
+    return _OpenAIBody() if events is None else _OpenAIStream(events)
 
 
 class _Answer:
@@ -143,6 +146,7 @@ class _Answer:
         finished = isinstance(reason, str) and reason != ""
         if finished:
             self.finish_reason = reason
+            self.failure = ended_in_error(reason)
         if raw:
             self.raw_texts.append(raw)
             return 1
@@ -160,8 +164,8 @@ class _Answer:
 
 
 class _OpenAIStream:
-    def __init__(self) -> None:
-        self._events = EventStream()
+    def __init__(self, events: EventStream | JsonLines) -> None:
+        self._events = events
         self._answer = _Answer()
         self._done = False
         # The bytes around the text of a chunk, within its event and within a read that was that event alone: where they come

@@ -15,7 +15,7 @@ import attrs
 
 from tgibench.errors import InvalidValueError
 from tgibench.protocols import Completion, HttpRequest, ResponseHead
-from tgibench.protocols._answers import ErrorBody
+from tgibench.protocols._answers import ErrorBody, events_of
 from tgibench.protocols._event_stream import MEDIA_TYPE, FrameStream
 from tgibench.protocols.tgi import TgiCompatProtocol, TgiProtocol
 from tgibench.records import Failure, FailureKind
@@ -112,10 +112,10 @@ class SageMakerProtocol:
         if not head.headers.get("content-type", "").lower().startswith(MEDIA_TYPE):
             return self.inner.decoder(head)
         content_type = head.headers.get("x-amzn-sagemaker-content-type", _STREAM_TYPE)
-        if not content_type.lower().startswith(_STREAM_TYPE):
+        container = {**head.headers, "content-type": content_type}
+        if events_of(container) is None:
             return _NoStream(content_type)
-        inner = self.inner.decoder(ResponseHead(head.status, {**head.headers, "content-type": content_type}))
-        return _FramedAnswer(inner)
+        return _FramedAnswer(self.inner.decoder(ResponseHead(head.status, container)))
 
 
 class _FramedAnswer:

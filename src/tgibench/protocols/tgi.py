@@ -13,21 +13,23 @@ from tgibench.protocols._answers import (
     ErrorBody,
     UndecodableError,
     count_in,
+    ended_in_error,
     error_event,
-    is_event_stream,
+    events_of,
     joined_text,
     json_object,
     object_in,
     raw_text,
     undecodable,
 )
-from tgibench.protocols._sse import EventStream
+from tgibench.protocols._json_lines import JsonLines
 from tgibench.records import Failure, FailureKind, ServerTimings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tgibench.protocols import ResponseHead, StreamDecoder
+    from tgibench.protocols._sse import EventStream
     from tgibench.requests import GenerationRequest
 
 __all__ = ["TgiCompatProtocol", "TgiProtocol"]
@@ -116,12 +118,13 @@ def _body(request: GenerationRequest, **further: bool) -> bytes:
 def _decoder(head: ResponseHead) -> StreamDecoder:
     if head.status >= 300:
         return ErrorBody(head.status)
-    return _TgiStream() if is_event_stream(head.headers) else _TgiBody(head.headers)
+    events = events_of(head.headers)
+    return _TgiBody(head.headers) if events is None else _TgiStream(events)
 
 
 class _TgiStream:
-    def __init__(self) -> None:
-        self._events = EventStream()
+    def __init__(self, events: EventStream | JsonLines) -> None:
+        self._events = events
         self._raw_texts: list[bytes] = []
         self._last: dict[str, Any] | None = None
         self._failure: Failure | None = None
@@ -166,16 +169,22 @@ class _TgiStream:
             self._take_unless_cut(event)
         details = object_in(self._last or {}, "details")
         text, not_text = joined_text(self._raw_texts)
-        failure = self._failure or not_text
+        failure = self._failure or not_text or ended_in_error(_finish_reason(details))
         if failure is None and self._last is None and clean:
             failure = Failure(FailureKind.TRUNCATED, "the stream ended without its last event", 200)
         return Completion(
             failure=failure,
             finish_reason=_finish_reason(details),
-            output_tokens=count_in(details, "generated_tokens"),
+            output_tokens=self._counted(details),
             input_tokens=count_in(details, "input_length"),
             text=text if self._last is None else str(self._last["generated_text"]),
         )
+
+    def _counted(self, details: dict[str, Any]) -> int | None:
+        """The server's count. LMI's asynchronous handler tells one more than vLLM counted (djl_python, request_response_utils.py)."""
+        counted = count_in(details, "generated_tokens")
+        lines = len(self._raw_texts)
+        return lines if isinstance(self._events, JsonLines) and counted == lines + 1 else counted
 
     def _take_unless_cut(self, event: bytes) -> None:
         """An event without its blank line may have been cut off: then it is no error but the end of a truncated stream."""
