@@ -30,6 +30,8 @@ _crc_at = _CRC.unpack_from
 _EMPTY_BYTES = _PRELUDE.size + _CRC.size
 _MAX_HEADERS_BYTES = 128 * 1024  # the format's own limits
 _MAX_PAYLOAD_BYTES = 24 * 1024 * 1024
+_MAX_PREFIXES = 4096  # few lengths make up most of a stream
+_NO_PREFIXES: dict[int, tuple[bytes, int, int]] = {}
 _STRING = 7
 _FIXED_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}  # true, false, byte, short, int, long, time, UUID
 _COUNTED = frozenset({6, _STRING})  # bytes and text, their length in two bytes before them
@@ -72,7 +74,8 @@ class FrameStream:
         self._have = 0
         self._need = _PRELUDE.size
         self._event_headers = b""  # of the last event: where they come again they need no parsing
-        self._routine_headers = b""  # the same where the next byte begins a frame
+        self._prefixes = _NO_PREFIXES  # of events with these headers
+        self._routine_prefixes = _NO_PREFIXES  # the same where the next byte begins a frame
         self.failure: Failure | None = None
         self.error: StreamedError | None = None
 
@@ -82,21 +85,15 @@ class FrameStream:
         return self._feed_slowly(data) if payload is None else [payload]
 
     def routine(self, data: bytes) -> bytes | None:
-        """The payload of a piece that is one whole event with the headers of the last; None, and nothing taken, where it is not."""
-        headers = self._routine_headers
-        if not headers:
-            return None
-        try:
-            total, headers_bytes = _lengths(data[:12])
-        except (struct.error, _MalformedError):  # too short, or `feed` will say what is wrong
-            return None
-        if (
-            total == len(data)
-            and headers_bytes == len(headers)
-            and data.startswith(headers, 12)
-            and crc32(data[:-4]) == _crc_at(data, -4)[0]
-        ):
-            return data[12 + headers_bytes : -4]
+        """The payload of a piece that is one whole event with the headers of the last; None, and nothing taken, where it is not.
+
+        All before the payload is the same in each such event of this length, so that it is compared and its checksum known.
+        """
+        known = self._routine_prefixes.get(len(data))
+        if known is not None and data.startswith(known[0]):
+            payload = data[known[2] : -4]
+            if crc32(payload, known[1]) == _crc_at(data, -4)[0]:
+                return payload
         return None
 
     def _feed_slowly(self, data: bytes) -> list[bytes]:
@@ -111,7 +108,7 @@ class FrameStream:
             self._pieces.clear()
             self._have = 0
         payloads: list[bytes] = []
-        self._routine_headers = b""
+        self._routine_prefixes = _NO_PREFIXES
         try:
             rest = self._take_frames(data, payloads)
         except _MalformedError as error:
@@ -121,7 +118,7 @@ class FrameStream:
             self._pieces.append(data[rest:] if rest else data)
             self._have = len(data) - rest
         elif self.failure is None:
-            self._routine_headers = self._event_headers
+            self._routine_prefixes = self._prefixes
         return payloads
 
     def close(self) -> Failure | None:
@@ -148,6 +145,9 @@ class FrameStream:
             headers = data[at + 12 : body]
             if (headers and headers == self._event_headers) or self._is_event(headers, data[body : stop - 4]):
                 payloads.append(data[body : stop - 4])
+                if total not in self._prefixes and len(self._prefixes) < _MAX_PREFIXES:
+                    prefix = data[at:body]
+                    self._prefixes[total] = prefix, crc32(prefix), len(prefix)
             if self.failure:
                 return end
             at = stop
@@ -160,13 +160,23 @@ class FrameStream:
         if kind == "event":
             if headers.get(":event-type") != "PayloadPart":
                 return False
-            self._event_headers = raw
+            self._event_headers, self._prefixes = raw, _prefixes_of(raw)
             return True
         if kind not in {"exception", "error"}:
             raise _MalformedError(f"a frame of message type {kind!r}")
         self.error = _streamed_error(headers, payload)
         self.failure = self.error.failure
         return False
+
+
+@functools.lru_cache(maxsize=64)  # services send the same few, in every stream
+def _prefixes_of(headers: bytes) -> dict[int, tuple[bytes, int, int]]:
+    """What events with these headers begin with, up to their payload: by their length the bytes, their checksum and their number.
+
+    Empty at first; filled as such events are seen.
+    """
+    del headers
+    return {}
 
 
 @functools.lru_cache(maxsize=4096)  # few lengths make up most of a stream
