@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tgibench.backends.sagemaker.clock import ClockOffset
 from tgibench.errors import AwsError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ _FIXED_SOURCES = frozenset(
     {"env"}
 )  # the environment of a process does not change, so reading it again refreshes nothing
 _EXPIRY_KEYS = ("aws_credential_expiration", "aws_expiration", "expiration", "x_security_token_expires")
+_SIGNATURE_REFUSED = frozenset(
+    {
+        "InvalidSignatureException",
+        "SignatureDoesNotMatch",
+        "RequestTimeTooSkewed",
+        "RequestExpired",
+        "RequestInTheFuture",
+    }
+)
 _TOKEN_LIFE_S = 3600
 
 
@@ -129,15 +139,21 @@ class Aws:
         """One call in a thread.
 
         Raises:
-            AwsError: It was refused, or no answer came.
+            AwsError: It was refused, or no answer came. Its code is ``"ClockSkew"`` where this machine's clock is why.
         """
         exceptions = part_of("botocore.exceptions")
+        asked_at = datetime.now(UTC)
         try:
             answer: dict[str, Any] = await asyncio.to_thread(getattr(client, operation), **arguments)
         except exceptions.ClientError as error:
             said = error.response.get("Error", {})
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             code = str(said.get("Code") or "unknown")
+            if code in _SIGNATURE_REFUSED:
+                date = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+                clock = ClockOffset().told(date, asked_at=asked_at, answered_at=datetime.now(UTC)).refusal
+                if clock is not None:
+                    raise AwsError(f"{operation}: {clock}", code="ClockSkew") from None
             message = f"{operation}: {code}: {said.get('Message') or 'no message'}"
             raise AwsError(
                 message,

@@ -137,7 +137,7 @@ async def _identity(aws: Aws, lifetime_s: float, facts: Facts) -> bool:
             return False
         who = await _ask(aws, "sts", "get_caller_identity")
     except AwsError as error:
-        facts.problems.append(("credentials", str(error)))
+        facts.problems.append(("clock" if error.code == "ClockSkew" else "credentials", str(error)))
         return False
     facts.account, facts.owner = str(who["Account"]), str(who["Arn"])
     if not credentials.refreshable and credentials.left_s < lifetime_s:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
 
 from tgibench.backends.sagemaker.aws import Aws, Credentials, bearer_token, signed_headers
+from tgibench.backends.sagemaker.clock import ClockOffset
 from tgibench.errors import AwsError
 from tgibench.records import Failure, FailureKind
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SigningTransport"]
 
+_FORBIDDEN = 403
 _REFRESH_S = 300.0  # look for newer credentials after so long, in a thread beside the requests
 _RESERVE_S = 60.0  # never sign with what ends sooner
 _TOKEN_S = 600.0  # a bearer token is made anew after so long
@@ -57,8 +60,15 @@ class SigningTransport:
             credentials = await self._current()
         except AwsError as error:
             return Failure(FailureKind.CONNECTION_REFUSED, f"not sent, as it could not be signed: {error}")
+        asked_at = datetime.now(UTC)
         signed = attrs.evolve(request, headers=(*request.headers, *self._proof(request, credentials)))
-        return await self.inner.exchange(signed, arrivals, connect_timeout_s=connect_timeout_s)
+        failure = await self.inner.exchange(signed, arrivals, connect_timeout_s=connect_timeout_s)
+        if failure is None and arrivals.head is not None and arrivals.head.status == _FORBIDDEN:
+            date = arrivals.head.headers.get("date")
+            clock = ClockOffset().told(date, asked_at=asked_at, answered_at=datetime.now(UTC)).refusal
+            if clock is not None:
+                return Failure(FailureKind.HTTP_ERROR, clock, _FORBIDDEN)
+        return failure
 
     async def close(self) -> None:
         """Wait for a look for newer credentials that is still under way."""
