@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import pickle
 from datetime import UTC, datetime, timedelta
@@ -129,7 +130,8 @@ async def test_botocore_reads_the_fakes_frames(monkeypatch, tmp_path):
             answer = runtime.invoke_endpoint_with_response_stream(
                 EndpointName="ep", Body=BODY, ContentType="application/json"
             )
-            return b"".join(event["PayloadPart"]["Bytes"] for event in answer["Body"])
+            with contextlib.closing(answer["Body"]) as events:
+                return b"".join(event["PayloadPart"]["Bytes"] for event in events)
 
         body = await asyncio.to_thread(stream)
         assert (body.count(b"data:"), body.endswith(b"\n\n")) == (6, True)

@@ -23,6 +23,7 @@ __all__ = [
     "joined_text",
     "json_object",
     "object_in",
+    "object_or_empty",
     "raw_text",
     "undecodable",
 ]
@@ -52,6 +53,14 @@ def json_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UndecodableError(f"not a JSON object: {_excerpt(data)}")
     return value
+
+
+def object_or_empty(data: bytes) -> dict[str, Any]:
+    """A JSON object where there may be one; anything else says nothing: an empty one."""
+    try:
+        return json_object(data)
+    except UndecodableError:
+        return {}
 
 
 def object_in(holder: dict[str, Any], key: str) -> dict[str, Any]:

@@ -8,13 +8,13 @@ arbitrary places of what the container wrote. Source: botocore's parser and the 
 from __future__ import annotations
 
 import functools
-import json
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import attrs
 
+from tgibench.protocols._answers import object_or_empty
 from tgibench.records import Failure, FailureKind
 
 if TYPE_CHECKING:
@@ -237,18 +237,10 @@ def _headers(raw: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _streamed_error(headers: dict[str, str], payload: bytes) -> StreamedError:
-    body = _object(payload)
+    body = object_or_empty(payload)
     name = headers.get(":exception-type") or headers.get(":error-code") or "an exception without a type"
     message = body.get("Message") or body.get("message") or headers.get(":error-message")
     code = body.get("ErrorCode")
     return StreamedError(
         name, str(message or payload.decode("utf-8", "replace") or "no message"), None if code is None else str(code)
     )
-
-
-def _object(payload: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(payload)
-    except (ValueError, RecursionError):
-        return {}
-    return body if isinstance(body, dict) else {}

@@ -7,7 +7,6 @@ its ``OriginalStatusCode``, so that TGI's overload (429) is one here too.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import attrs
 
 from tgibench.errors import InvalidValueError
 from tgibench.protocols import Completion, HttpRequest, ResponseHead
-from tgibench.protocols._answers import ErrorBody, events_of
+from tgibench.protocols._answers import ErrorBody, events_of, object_or_empty
 from tgibench.protocols._event_stream import MEDIA_TYPE, FrameStream
 from tgibench.protocols.tgi import TgiCompatProtocol, TgiProtocol
 from tgibench.records import Failure, FailureKind
@@ -172,7 +171,7 @@ class _Refusal:
 
     def close(self, *, clean: bool = True) -> Completion:
         del clean  # a cut error body is the same failure
-        body = _object(self._body)
+        body = object_or_empty(self._body)
         name = str(self._head.headers.get("x-amzn-errortype") or body.get("__type") or "").split(":")[0].split("#")[-1]
         if name == "ModelError" or "OriginalStatusCode" in body:
             return Completion(failure=self._of_container(body))
@@ -199,11 +198,3 @@ def _plainly(status: int, body: bytes) -> Completion:
     plain = ErrorBody(status)
     plain.feed(body)
     return plain.close()
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
