@@ -18,6 +18,7 @@ EVENTS = [tgi_event(number, N) for number in range(1, N + 1)]
 CHAT_EVENTS = [chat_event(f" w{number}") for number in range(1, N)] + [chat_event(" end", finish="length")]
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":8,"total_tokens":13}}\n\n'
 DONE = b"data: [DONE]\n\n"
+LINES = HEAD.replace(b"text/event-stream", b"application/jsonlines")
 FAST = tb.Timeouts(connect_s=2.0, first_token_s=0.3, between_tokens_s=0.3, total_s=0.8)
 
 
@@ -55,6 +56,8 @@ SUCCESSES = {
     "chat, usage on the last chunk": (CHAT, stream(*CHAT_EVENTS[:-1], chat_event(" end", finish="stop", usage=N))),
     "chat, no usage, no [DONE]": (CHAT, stream(*CHAT_EVENTS)),
     "chat, role first": (CHAT, stream(chat_event(""), *CHAT_EVENTS, DONE)),
+    "JSON lines": (TGI, [LINES, *(chunk(event[6:-1]) for event in EVENTS), END]),
+    "chat, JSON lines": (CHAT, [LINES, *(chunk(event[6:-1]) for event in (*CHAT_EVENTS, USAGE)), END]),
 }  # fmt: skip
 
 
