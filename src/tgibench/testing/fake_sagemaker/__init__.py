@@ -28,7 +28,7 @@ from tgibench.twin.policy import settings_for
 from tgibench.twin.step_time import ModelledTimes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tgibench.twin.step_time import StepTimes
 
@@ -158,15 +158,19 @@ def _application(fake: FakeSageMaker) -> web.Application:
         except Refused as refused:
             return _runtime_refusal(refused)
 
-    async def date(_: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Date"] = format_datetime(datetime.now(UTC) + fake.identity.clock_ahead, usegmt=True)
-
-    application.on_response_prepare.append(date)
+    application.on_response_prepare.append(_dated(fake))
     application.router.add_post("/", control)
     for operation in ("invocations", "invocations-response-stream"):
         application.router.add_post(f"/endpoints/{{endpoint}}/{operation}", invoke)
     application.router.add_post("/endpoints/{endpoint}/openai/{rest:.+}", openai)
     return application
+
+
+def _dated(fake: FakeSageMaker) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def date(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = format_datetime(datetime.now(UTC) + fake.identity.clock_ahead, usegmt=True)
+
+    return date
 
 
 def _control(fake: FakeSageMaker, request: web.Request, body: bytes) -> web.Response:
