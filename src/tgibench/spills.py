@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_IN_MEMORY", "Spill", "columns_of", "row_blocks"]
 
-MOST_IN_MEMORY = 8 << 20
+MOST_IN_MEMORY = 1 << 20
 """Bytes of one kind of data that stay in memory unless told otherwise."""
 
 _PIECES = 32
