@@ -12,45 +12,10 @@ import attrs
 import pytest
 
 import tgibench as tb
-from sagemaker_account import account, serving
+from sagemaker_account import STUDY, account, backend, journals, serving, until
 from tgibench.backends.sagemaker import leftovers
 from tgibench.backends.sagemaker.journal import state_folder
 from tgibench.testing.fake_sagemaker import Identity, Trouble
-
-STUDY = tb.Deployment(
-    "meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3", max_input_tokens=1024, max_total_tokens=2048
-)
-
-
-class FixedPrice:
-    """The same for every machine but the unknown one."""
-
-    usd_per_hour = 1.5
-
-    def price(self, instance_type):
-        """As `PriceTable`."""
-        if instance_type == "ml.g5.48xlarge":
-            raise LookupError("no price of 'ml.g5.48xlarge'")
-        return self
-
-
-def backend(fake, **options):
-    """Quick and priced."""
-    quick = {"poll_s": 0.02, "consistent_after_s": 0.05, "teardown_timeout_s": 20, "prices": FixedPrice()}
-    return tb.SageMakerBackend(**{"role_arn": fake.role_arn, **quick, **options})
-
-
-def journals():
-    """The lines of every journal."""
-    return [
-        json.loads(line) for path in sorted(state_folder().glob("*.jsonl")) for line in path.read_text().splitlines()
-    ]
-
-
-async def until(condition):
-    """Wait for something that another task brings about."""
-    while not condition():  # noqa: ASYNC110 - it is the fake's clock that runs
-        await asyncio.sleep(0.01)
 
 
 async def test_a_sweep_deploys_measures_and_leaves_nothing(monkeypatch, tmp_path):

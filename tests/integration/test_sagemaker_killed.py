@@ -5,50 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from contextlib import asynccontextmanager
 
 import attrs
 import pytest
 
-from sagemaker_account import account, serving
+from sagemaker_account import account, measuring, reach, serving
 from tgibench.backends.sagemaker import leftovers
 from tgibench.testing.fake_sagemaker import Trouble
 
-PROGRAM = """
-import asyncio, sys
-import tgibench as tb
-
-class Price:
-    usd_per_hour = 1.5
-    def price(self, instance_type):
-        return self
-
-async def main():
-    study = await tb.sweep(
-        [tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")],
-        [tb.ClosedLoop(2, duration_s=60)],
-        backend=tb.SageMakerBackend(role_arn=sys.argv[1], prices=Price(), poll_s=0.05, consistent_after_s=0.3),
-        prompts=tb.SyntheticPrompts(input_tokens=9, max_new_tokens=5),
-    )
-    print("interrupted" if study.interrupted else "whole", flush=True)
-
-asyncio.run(main())
-"""
 OTHERS = ["endpoint/ep", "config/ep", "model/ep"]
-
-
-@asynccontextmanager
-async def measuring(fake):
-    """Another process that measures on the fake; killed on leaving if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, fake.role_arn, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 def ours(fake):
@@ -62,13 +27,6 @@ STEPS = {
     "creating": ours,
     "mid-load": lambda fake: sum(map(len, fake.logs.values())) > 10,
 }
-
-
-async def reach(process, reached):
-    """Wait until the fake sees the step; a process that ends before it fails the test with its words."""
-    while not reached():
-        assert process.returncode is None, (await process.stderr.read()).decode()
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -1,6 +1,7 @@
 """The one module that knows boto3 and botocore: clients, calls in threads, credentials and signatures.
 
-No call is retried by boto3 itself: what may be repeated is repeated where that is known. Nothing here logs, and no credential has a repr.
+No call is retried by boto3 itself: what may be repeated is repeated where that is known. Nothing here logs, what botocore would log of
+our calls is withheld, and no credential has a repr.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tgibench.backends.sagemaker.secrecy import withheld
 from tgibench.errors import AwsError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ class Aws:
         """
         exceptions = part_of("botocore.exceptions")
         try:
-            return part_of("boto3").session.Session(region_name=self.region, profile_name=self.profile)
+            with withheld():
+                return part_of("boto3").session.Session(region_name=self.region, profile_name=self.profile)
         except exceptions.BotoCoreError as error:
             raise AwsError(str(error), code=type(error).__name__) from error
 
@@ -100,7 +103,8 @@ class Aws:
         )
         exceptions = part_of("botocore.exceptions")
         try:
-            return (session or self.session()).client(service, config=config)
+            with withheld():
+                return (session or self.session()).client(service, config=config)
         except (exceptions.BotoCoreError, ValueError) as error:
             raise AwsError(f"{error} (give region=… or set AWS_REGION)", code=type(error).__name__) from error
 
@@ -113,8 +117,9 @@ class Aws:
         session = self.session()
         exceptions = part_of("botocore.exceptions")
         try:
-            found = session.get_credentials()
-            frozen = None if found is None else found.get_frozen_credentials()
+            with withheld():
+                found = session.get_credentials()
+                frozen = None if found is None else found.get_frozen_credentials()
         except (exceptions.BotoCoreError, exceptions.ClientError, RuntimeError) as error:
             raise AwsError(f"credentials cannot be had: {error}", code="credentials") from error
         if found is None or not frozen or not frozen.access_key:
@@ -133,7 +138,8 @@ class Aws:
         """
         exceptions = part_of("botocore.exceptions")
         try:
-            answer: dict[str, Any] = await asyncio.to_thread(getattr(client, operation), **arguments)
+            with withheld():  # the thread takes this context over
+                answer: dict[str, Any] = await asyncio.to_thread(getattr(client, operation), **arguments)
         except exceptions.ClientError as error:
             said = error.response.get("Error", {})
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -152,6 +158,14 @@ class Aws:
             broken = isinstance(error, exceptions.HTTPClientError)
             raise AwsError(f"{operation}: {error}", code=code, busy=broken, expired=missing) from None
         return answer
+
+    async def ask(self, service: str, operation: str, **arguments: Any) -> dict[str, Any]:
+        """One call over a client of its own.
+
+        Raises:
+            AwsError: It was refused, or no answer came.
+        """
+        return await self.call(await asyncio.to_thread(self.client, service), operation, arguments)
 
 
 def _told_expiry(session: Any) -> datetime | None:
@@ -173,7 +187,8 @@ def signed_headers(
 ) -> tuple[tuple[str, str], ...]:
     """The headers that sign a POST to SageMaker's runtime (Signature Version 4)."""
     request = part_of("botocore.awsrequest").AWSRequest(method="POST", url=url, data=body, headers=dict(headers))
-    part_of("botocore.auth").SigV4Auth(credentials.frozen, _SERVICE, region).add_auth(request)
+    with withheld():
+        part_of("botocore.auth").SigV4Auth(credentials.frozen, _SERVICE, region).add_auth(request)
     names = ("Authorization", "X-Amz-Date", "X-Amz-Security-Token")
     return tuple((name, request.headers[name]) for name in names if request.headers.get(name))
 
@@ -190,6 +205,7 @@ def bearer_token(credentials: Credentials, region: str) -> str:
         params={"Action": "CallWithBearerToken"},
     )
     auth = part_of("botocore.auth").SigV4QueryAuth(credentials.frozen, _SERVICE, region, expires=_TOKEN_LIFE_S)
-    auth.add_auth(request)
+    with withheld():
+        auth.add_auth(request)
     presigned = request.url.removeprefix("https://") + "&Version=1"
     return "sagemaker-api-key-" + base64.b64encode(presigned.encode()).decode()
