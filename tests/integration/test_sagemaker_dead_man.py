@@ -31,6 +31,12 @@ def armed(fake, **options):
     return backend(fake, **{"dead_man_role_arn": fake.dead_man_role_arn, **options})
 
 
+def later(fake, *, hours):
+    """Put the account's clock so far ahead of ours."""
+    ahead = timedelta(hours=hours)
+    fake.account.clock = fake.account.scheduler.clock = lambda: datetime.now(UTC).timestamp() + ahead.total_seconds()
+
+
 def test_the_schedule_is_asked_for_as_the_service_wants_it(monkeypatch):
     """Once, at the expiry and not later, gone afterwards; the endpoint's name is all that it hands on."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -81,7 +87,7 @@ async def test_it_is_armed_before_anything_is_created_and_disarmed_last(monkeypa
             assert endpoint.expires_at == datetime.fromisoformat(expires_at)
         assert fake.account.alive() == []
     told = [(line["event"], line.get("kind")) for line in journals() if line["event"] in {"create", "deleted"}]
-    assert [kind for event, kind in told if event == "create"][0] == told[-1][1] == "schedule"
+    assert (told[0], told[-1]) == (("create", "schedule"), ("deleted", "schedule"))
 
 
 async def test_without_it_the_scheduler_is_never_asked(monkeypatch, tmp_path):
@@ -148,9 +154,9 @@ async def test_after_a_kill_with_nobody_there_the_account_deletes_the_endpoint(m
             await process.wait()
         (name,) = fake.account.endpoints
         assert fake.account.alive() == [f"endpoint/{name}", f"config/{name}", f"model/{name}", f"schedule/{name}"]
-        fake.account.clock = fake.account.scheduler.clock = lambda: (datetime.now(UTC) + timedelta(days=1)).timestamp()
+        later(fake, hours=1)
         assert f"schedule/{name}" not in fake.account.alive()
-        fake.account.clock = lambda: (datetime.now(UTC) + timedelta(days=2)).timestamp()
+        later(fake, hours=2)
         assert fake.account.alive() == [f"config/{name}", f"model/{name}"]
         await leftovers.remove(await leftovers.find(), poll_s=0.02)
         assert fake.account.alive() == []
@@ -158,15 +164,17 @@ async def test_after_a_kill_with_nobody_there_the_account_deletes_the_endpoint(m
 
 async def test_a_switch_that_fires_while_the_endpoint_is_being_created_fires_again(monkeypatch, tmp_path):
     """The fake's scheduler repeats a refused call."""
-    async with account(monkeypatch, tmp_path, creating_s=40_000, deleting_s=1) as fake:
+    async with account(monkeypatch, tmp_path, creating_s=10**6, deleting_s=1) as fake:
         task = asyncio.get_running_loop().create_task(armed(fake).deploy(STUDY).__aenter__())
         await until(lambda: fake.account.endpoints)
-        (endpoint,) = fake.account.endpoints.values()
-        (schedule,) = fake.account.scheduler.schedules.values()
-        await until(lambda: fake.account.alive() and schedule.attempts > 2)
-        assert endpoint.gone is None
+        (name,) = fake.account.endpoints
+        later(fake, hours=5)
+        assert f"schedule/{name}" in fake.account.alive()
+        assert fake.account.scheduler.schedules[name].attempts > 2
+        fake.account.endpoints[name].settles = 0.0
+        later(fake, hours=6)
+        assert f"schedule/{name}" not in fake.account.alive()
         task.cancel()
-        endpoint.settles = 0.0
         with pytest.raises(asyncio.CancelledError):
             await task
         assert fake.account.alive() == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import importlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,12 @@ def part_of(library: str) -> Any:
         return importlib.import_module(library)
     except ImportError as error:
         raise MissingExtraError('SageMaker needs boto3: pip install "tgibench[sagemaker]"') from error
+
+
+@functools.cache
+def _service_models() -> Any:
+    """Botocore's reader of its service models, which remembers them: reading them anew takes 0.1 s of CPU and more for each client."""
+    return part_of("botocore.session").Session().get_component("data_loader")
 
 
 @attrs.frozen(eq=False)
@@ -88,7 +95,13 @@ class Aws:
         exceptions = part_of("botocore.exceptions")
         try:
             with withheld():
-                return part_of("boto3").session.Session(region_name=self.region, profile_name=self.profile)
+                core, loader = part_of("botocore.session").Session(), _service_models()
+                core.register_component("data_loader", loader)
+                session = part_of("boto3").session.Session(
+                    region_name=self.region, profile_name=self.profile, botocore_session=core
+                )
+                loader.search_paths[:] = dict.fromkeys(loader.search_paths)  # each session adds boto3's own once more
+                return session
         except exceptions.BotoCoreError as error:
             raise AwsError(str(error), code=type(error).__name__) from error
 
