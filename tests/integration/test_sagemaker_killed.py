@@ -12,8 +12,9 @@ import pytest
 from sagemaker_account import account, measuring, reach, serving
 from tgibench.backends.sagemaker import leftovers
 from tgibench.testing.fake_sagemaker import Trouble
+from tgibench.testing.fake_sagemaker.scheduler import Schedule
 
-OTHERS = ["endpoint/ep", "config/ep", "model/ep"]
+OTHERS = ["endpoint/ep", "config/ep", "model/ep", "schedule/nightly"]
 
 
 def ours(fake):
@@ -21,10 +22,18 @@ def ours(fake):
     return [endpoint for name, endpoint in fake.account.endpoints.items() if name != "ep"]
 
 
+async def others(fake):
+    """What was there before, and what no run of ours may touch."""
+    await serving(fake)
+    fake.account.scheduler.schedules["nightly"] = Schedule(request={"Target": {}}, due=float("inf"))
+
+
 STEPS = {
     "before create": lambda fake: fake.account.calls["ListEndpoints"],
+    "schedule created": lambda fake: len(fake.account.scheduler.schedules) > 1,
     "model created": lambda fake: len(fake.account.models) > 1,
     "creating": ours,
+    "in service": lambda fake: any(endpoint.status(fake.account.clock()) == "InService" for endpoint in ours(fake)),
     "mid-load": lambda fake: sum(map(len, fake.logs.values())) > 10,
 }
 
@@ -34,8 +43,8 @@ STEPS = {
 async def test_nothing_of_ours_is_left_and_all_of_others_is(monkeypatch, tmp_path, step, number):
     """SIGINT and SIGTERM delete it themselves and keep the results; after SIGKILL, cleanup does."""
     async with account(monkeypatch, tmp_path, speed=1.0, creating_s=0.5, deleting_s=0.5) as fake:
-        await serving(fake)
-        async with measuring(fake) as process:
+        await others(fake)
+        async with measuring(fake, dead_man_role_arn=fake.dead_man_role_arn) as process:
             if step == "during deletion":
                 await reach(process, lambda: STEPS["mid-load"](fake))
                 process.send_signal(signal.SIGTERM)
@@ -44,15 +53,15 @@ async def test_nothing_of_ours_is_left_and_all_of_others_is(monkeypatch, tmp_pat
                 await reach(process, lambda: STEPS[step](fake))
             process.send_signal(number)
             said, _ = await process.communicate()
-            assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else process.returncode)
-            if number != signal.SIGKILL and step in {"creating", "mid-load", "during deletion"}:
-                assert (said.decode(), process.returncode) == ("interrupted\n", 0)
-            if number != signal.SIGKILL and step != "before create":
-                assert fake.account.alive() == OTHERS
+            if number == signal.SIGKILL:
+                assert process.returncode == -signal.SIGKILL
+            elif step != "before create":  # before it there is nothing to delete, and SIGTERM ends a process at once
+                assert (said.decode(), process.returncode, fake.account.alive()) == ("interrupted\n", 0, OTHERS)
             # what was under way when the process was killed may only be seen now
             await asyncio.sleep(0.1)
             await leftovers.remove(await leftovers.find(), poll_s=0.05)
-            assert fake.account.alive() == OTHERS
+            assert fake.account.alive() == OTHERS  # whose state is as it was, too
+            assert fake.account.endpoints["ep"].status(fake.account.clock()) == "InService"
             assert await leftovers.find(everything=True) == []
 
 
