@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tgibench.deployments import Deployment as Deployment
     from tgibench.endpoints import Client as Client
     from tgibench.endpoints import Endpoint as Endpoint
+    from tgibench.endpoints import MortalEndpoint as MortalEndpoint
     from tgibench.endpoints import ServerView as ServerView
     from tgibench.endpoints import Timeouts as Timeouts
     from tgibench.endpoints import WatchedEndpoint as WatchedEndpoint
@@ -184,7 +185,7 @@ _HOMES = {
     "cost_models": ("CostSum", "FixedCost", "InstanceHours", "PerToken"),
     "costs": ("Cost", "CostModel"),
     "deployments": ("Deployment",),
-    "endpoints": ("Client", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
+    "endpoints": ("Client", "Endpoint", "MortalEndpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
     "errors": (
         "AwsError",
         "BudgetError",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from tgibench.backends.sagemaker.secrecy import withheld
+from tgibench.backends.sagemaker.secrecy import masked, withheld
 from tgibench.errors import AwsError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Aws:
             code = str(said.get("Code") or "unknown")
             message = f"{operation}: {code}: {said.get('Message') or 'no message'}"
             raise AwsError(
-                message,
+                masked(message, arguments),
                 code=code,
                 busy=code in _BUSY or (status or 0) >= 500,
                 expired=code in _EXPIRED,
@@ -169,7 +169,9 @@ class Aws:
             missing = isinstance(error, exceptions.NoCredentialsError | exceptions.CredentialRetrievalError)
             code = "NoCredentials" if missing else type(error).__name__
             broken = isinstance(error, exceptions.HTTPClientError)
-            raise AwsError(f"{operation}: {error}", code=code, busy=broken, expired=missing) from None
+            raise AwsError(
+                masked(f"{operation}: {error}", arguments), code=code, busy=broken, expired=missing
+            ) from None
         return answer
 
     async def ask(self, service: str, operation: str, **arguments: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Keeps what botocore logs of our calls at DEBUG (whole requests, signatures, answers with credentials) out of every log.
+"""Keeps secrets out of logs and errors: what botocore logs of our calls at DEBUG, and what AWS quotes of them when it refuses them.
 
 Only our own calls are withheld: what the caller does with boto3 in the same process is logged as ever.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tgibench.deployments import sounds_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["withheld"]
+__all__ = ["masked", "withheld"]
 
 # those of botocore's loggers that show headers, bodies, strings to sign or credentials (botocore 1.40 to 1.44); a filter of a logger is
 # not asked about the records of the loggers below it, so each is named
@@ -57,3 +59,18 @@ def withheld() -> Iterator[None]:
         yield
     finally:
         _OURS.reset(token)
+
+
+def masked(text: str, arguments: Mapping[str, Any]) -> str:
+    """A text in which no secret of a call's arguments stands: what is named like one, at any depth."""
+    for secret in _secrets(arguments):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(arguments: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in arguments.items():
+        if isinstance(value, dict):
+            yield from _secrets(value)
+        elif isinstance(value, str) and value and sounds_secret(name):
+            yield value

@@ -88,7 +88,7 @@ class Account:
         self.calls[operation] += 1
         self._settle()
         trouble = next((trouble for trouble in self.troubles if trouble.befalls(operation)), None)
-        refusal = trouble and Refused(trouble.code, f"{operation} is in trouble", trouble.status)
+        refusal = trouble and Refused(trouble.code, trouble.message or f"{operation} is in trouble", trouble.status)
         if refusal and trouble and not trouble.after:
             raise refusal
         answer = carry_out()
