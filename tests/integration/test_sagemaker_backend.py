@@ -271,6 +271,9 @@ async def test_attaching_creates_and_deletes_nothing(monkeypatch, tmp_path):
         assert {k: n for k, n in fake.account.calls.items() if k[:4] != "Desc"} == {
             k: n for k, n in calls.items() if k[:4] != "Desc"
         }
+        async with backend(fake, endpoint_name="ep", inference_component="ic").deploy(STUDY) as endpoint:
+            headers = endpoint.protocol.encode(tb.GenerationRequest(prompt="x")).headers
+            assert ("X-Amzn-SageMaker-Inference-Component", "ic") in headers
         with pytest.raises(tb.DeployError, match="no endpoint other"):
             async with backend(fake, endpoint_name="other").deploy(STUDY):
                 pass
