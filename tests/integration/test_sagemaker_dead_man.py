@@ -147,7 +147,7 @@ async def test_a_lost_answer_and_a_storm_leave_one_schedule_and_then_none(monkey
 
 async def test_after_a_kill_with_nobody_there_the_account_deletes_the_endpoint(monkeypatch, tmp_path):
     """What is left then costs nothing, and `cleanup` finds it whenever it comes."""
-    async with account(monkeypatch, tmp_path, creating_s=300, deleting_s=1) as fake:
+    async with account(monkeypatch, tmp_path, speed=1.0, creating_s=300, deleting_s=1) as fake:
         async with measuring(fake, dead_man_role_arn=fake.dead_man_role_arn, lifetime_s=2700) as process:
             await reach(process, lambda: fake.account.endpoints)
             process.send_signal(signal.SIGKILL)
@@ -164,7 +164,7 @@ async def test_after_a_kill_with_nobody_there_the_account_deletes_the_endpoint(m
 
 async def test_a_switch_that_fires_while_the_endpoint_is_being_created_fires_again(monkeypatch, tmp_path):
     """The fake's scheduler repeats a refused call."""
-    async with account(monkeypatch, tmp_path, creating_s=10**6, deleting_s=1) as fake:
+    async with account(monkeypatch, tmp_path, speed=1.0, creating_s=10**6, deleting_s=1) as fake:
         task = asyncio.get_running_loop().create_task(armed(fake).deploy(STUDY).__aenter__())
         await until(lambda: fake.account.endpoints)
         (name,) = fake.account.endpoints
