@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tgibench.endpoints import Client as Client
     from tgibench.endpoints import ConnectingClient as ConnectingClient
     from tgibench.endpoints import Endpoint as Endpoint
+    from tgibench.endpoints import MortalEndpoint as MortalEndpoint
     from tgibench.endpoints import ServerView as ServerView
     from tgibench.endpoints import Timeouts as Timeouts
     from tgibench.endpoints import WatchedEndpoint as WatchedEndpoint
@@ -196,7 +197,15 @@ _HOMES = {
     "cost_models": ("CostSum", "FixedCost", "InstanceHours", "PerToken"),
     "costs": ("Cost", "CostModel"),
     "deployments": ("Deployment",),
-    "endpoints": ("Client", "ConnectingClient", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"),
+    "endpoints": (
+        "Client",
+        "ConnectingClient",
+        "Endpoint",
+        "MortalEndpoint",
+        "ServerView",
+        "Timeouts",
+        "WatchedEndpoint",
+    ),
     "errors": (
         "AwsError",
         "BudgetError",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tgibench.records import Exchange, RequestLog, StampSource
     from tgibench.requests import GenerationRequest
 
-__all__ = ["Client", "ConnectingClient", "Endpoint", "ServerView", "Timeouts", "WatchedEndpoint"]
+__all__ = ["Client", "ConnectingClient", "Endpoint", "MortalEndpoint", "ServerView", "Timeouts", "WatchedEndpoint"]
 
 
 @attrs.frozen(kw_only=True)
@@ -99,4 +99,16 @@ class WatchedEndpoint(Protocol):
         """Called just before a run; what it returns is called with the run's log after it.
 
         Neither raises for a server's side that cannot be read: the view then says so in its warnings.
+        """
+
+
+@runtime_checkable
+class MortalEndpoint(Protocol):
+    """An endpoint that ends by itself, or whose credentials do: an addition to `Endpoint` that is asked for where it is there."""
+
+    async def check_lasts(self, needed_s: float) -> None:
+        """Called before a run that may take so long.
+
+        Raises:
+            DeployError: It will not last; the message says until when it does.
         """

@@ -32,6 +32,7 @@ __all__ = [
     "check_parts",
     "most_in_flight",
     "one_limit",
+    "planned_s",
     "share",
 ]
 
@@ -111,6 +112,17 @@ def one_limit(profile: object, duration_s: float | None, requests: int | None, w
         )
     if duration_s is not None and warm_up_s >= duration_s:
         raise InvalidValueError(f"warm_up_s must be shorter than duration_s ({duration_s!r}), got {warm_up_s!r}")
+
+
+def planned_s(load: LoadProfile, seed: int) -> float:
+    """How long a load starts requests, in seconds; a closed loop of a number of requests has no length of its own and counts as 0."""
+    return sum(_length_s(phase) for phase in load.phases(seed))
+
+
+def _length_s(phase: Phase) -> float:
+    if phase.duration_s is not None:
+        return phase.duration_s
+    return max((start_s for _, start_s in phase.arrivals), default=0.0) if isinstance(phase, OpenPhase) else 0.0
 
 
 def check_parts(n: int) -> None:

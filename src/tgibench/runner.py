@@ -11,9 +11,9 @@ import numpy as np
 
 from tgibench.client_watch import ClientWatch
 from tgibench.conductors import Alone, Job, RunProgress
-from tgibench.endpoints import ConnectingClient, Timeouts
+from tgibench.endpoints import ConnectingClient, MortalEndpoint, Timeouts
 from tgibench.errors import InvalidValueError
-from tgibench.loads import ClosedPhase, OpenPhase, most_in_flight
+from tgibench.loads import ClosedPhase, OpenPhase, most_in_flight, planned_s
 from tgibench.recording import LogBuilder
 from tgibench.records import Exchange, Failure, FailureKind, Window
 from tgibench.sharding import Workers, run_sharded
@@ -77,6 +77,7 @@ async def run_load(
         InvalidValueError: `give_up_after` or `shards` is below 1, `seed` below 0, the load cannot be split into so many parts or needs more
             connections than a process may have, only one of `executor` and `shards` is given, or the endpoint lives in this process alone.
         WorkerError: No worker reported in time, or all were lost.
+        DeployError: The endpoint ends (or its credentials do) before the load and its last answer.
     """
     if give_up_after < 1:
         raise InvalidValueError(f"give_up_after must be at least 1, got {give_up_after!r}")
@@ -92,6 +93,8 @@ async def run_load(
         timeouts=timeouts or Timeouts(),
         keep_chunk_times=keep_chunk_times,
     )
+    if isinstance(endpoint, MortalEndpoint):
+        await endpoint.check_lasts(planned_s(load, seed) + job.timeouts.total_s)
     if executor is None or shards is None:
         return await run_job(job, Alone(give_up_after, on_progress))
     workers = Workers(executor, shards, listen=listen, start_within_s=start_within_s)

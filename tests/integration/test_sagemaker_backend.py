@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
@@ -12,45 +10,9 @@ import attrs
 import pytest
 
 import tgibench as tb
-from sagemaker_account import account, serving
+from sagemaker_account import STUDY, account, backend, journals, serving, until
 from tgibench.backends.sagemaker import leftovers
-from tgibench.backends.sagemaker.journal import state_folder
-from tgibench.testing.fake_sagemaker import Identity, Trouble
-
-STUDY = tb.Deployment(
-    "meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3", max_input_tokens=1024, max_total_tokens=2048
-)
-
-
-class FixedPrice:
-    """The same for every machine but the unknown one."""
-
-    usd_per_hour = 1.5
-
-    def price(self, instance_type):
-        """As `PriceTable`."""
-        if instance_type == "ml.g5.48xlarge":
-            raise LookupError("no price of 'ml.g5.48xlarge'")
-        return self
-
-
-def backend(fake, **options):
-    """Quick and priced."""
-    quick = {"poll_s": 0.02, "consistent_after_s": 0.05, "teardown_timeout_s": 20, "prices": FixedPrice()}
-    return tb.SageMakerBackend(**{"role_arn": fake.role_arn, **quick, **options})
-
-
-def journals():
-    """The lines of every journal."""
-    return [
-        json.loads(line) for path in sorted(state_folder().glob("*.jsonl")) for line in path.read_text().splitlines()
-    ]
-
-
-async def until(condition):
-    """Wait for something that another task brings about."""
-    while not condition():  # noqa: ASYNC110 - it is the fake's clock that runs
-        await asyncio.sleep(0.01)
+from tgibench.testing.fake_sagemaker import Trouble
 
 
 async def test_a_sweep_deploys_measures_and_leaves_nothing(monkeypatch, tmp_path):
@@ -131,6 +93,7 @@ async def test_what_is_created_is_what_the_deployment_says(monkeypatch, tmp_path
         ({}, {"role_arn": None}, "role", "role_arn"),
         ({}, {"role_arn": "arn:aws:iam::123456789012:role/nobody"}, "role", "nobody"),
         ({}, {"role_arn": "arn:aws:iam::123456789012:role/other/tgibench-fake"}, "role", "other"),
+        ({}, {"role_arn": "arn:aws:iam::123456789012:role/tgibench-fake-scheduler"}, "role", "does not trust sagemaker.amazonaws.com"),
         ({"instance_type": "ml.nothing.large"}, {"prices": None}, "price", "ml.nothing.large"),
         ({"instance_type": "ml.g5.48xlarge"}, {}, "price", "ml.g5.48xlarge"),
     ],
@@ -196,6 +159,7 @@ async def test_an_endpoint_that_fails_is_deleted_and_its_reason_told(monkeypatch
         )
         assert reason in study.failures[0].message
         assert fake.account.alive() == []
+        assert await leftovers.find(everything=True) == []
 
 
 async def test_an_endpoint_that_never_settles_is_given_up_and_deleted_once_it_can_be(monkeypatch, tmp_path):
@@ -223,14 +187,16 @@ async def test_an_endpoint_that_never_settles_is_given_up_and_deleted_once_it_ca
 async def test_storms_are_borne_with(monkeypatch, tmp_path, troubles):
     """Calls whose answer was an error though they were carried out are not carried out twice."""
     async with account(monkeypatch, tmp_path, troubles=deque()) as fake:
+        await serving(fake)
+        others = fake.account.alive()
         monkeypatch.setattr("tgibench.backends.sagemaker.control._BACKOFF_S", 0.01)
         plan = await backend(fake).plan(STUDY)
         assert plan.problems == ()
         monkeypatch.setattr("tgibench.backends.sagemaker.preflight._quota", lambda *_: asyncio.sleep(0))
         fake.account.troubles += troubles
         async with backend(fake).deploy(STUDY):
-            assert len(fake.account.endpoints) == 1
-        assert fake.account.alive() == []
+            assert len(fake.account.endpoints) == 2
+        assert fake.account.alive() == others
         assert all(trouble.times == 0 for trouble in troubles)
 
 
@@ -246,23 +212,6 @@ async def test_late_reads_are_borne_with(monkeypatch, tmp_path):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert fake.account.alive() == []
-
-
-async def test_credentials_that_end_while_deleting_are_looked_up_anew(monkeypatch, tmp_path):
-    """Deleting waits for them as long as it may."""
-    async with account(monkeypatch, tmp_path) as fake:
-        monkeypatch.setattr("tgibench.backends.sagemaker.control._BACKOFF_S", 0.02)
-        async with backend(fake).deploy(STUDY):
-            fake.identity.expires_at = datetime.now(UTC)
-
-            async def renew():
-                await asyncio.sleep(0.3)
-                fake.identity.access_key, fake.identity.expires_at = "AKIDRENEWED00000", None
-                monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDRENEWED00000")
-
-            renewing = asyncio.get_running_loop().create_task(renew())
-        await renewing
         assert fake.account.alive() == []
 
 
@@ -322,6 +271,9 @@ async def test_attaching_creates_and_deletes_nothing(monkeypatch, tmp_path):
         assert {k: n for k, n in fake.account.calls.items() if k[:4] != "Desc"} == {
             k: n for k, n in calls.items() if k[:4] != "Desc"
         }
+        async with backend(fake, endpoint_name="ep", inference_component="ic").deploy(STUDY) as endpoint:
+            headers = endpoint.protocol.encode(tb.GenerationRequest(prompt="x")).headers
+            assert ("X-Amzn-SageMaker-Inference-Component", "ic") in headers
         with pytest.raises(tb.DeployError, match="no endpoint other"):
             async with backend(fake, endpoint_name="other").deploy(STUDY):
                 pass
@@ -352,40 +304,3 @@ async def test_others_resources_are_never_touched(monkeypatch, tmp_path):
             assert everything == {f"us-east-1:{n}" for n in (name, "tgib-aaaaaaaa-00000000", "tgib-bbbbbbbb-00000000")}
         await leftovers.remove(await leftovers.find(), poll_s=0.02)
         assert fake.account.alive() == [f"model/{copy}" for copy in copies if "bbbb" not in copy]
-
-
-async def test_no_secret_is_in_any_log_journal_repr_error_or_result(monkeypatch, tmp_path, caplog):
-    """Of tgibench's at DEBUG: not the hub's token, nor the keys, nor a signature."""
-    caplog.set_level(logging.DEBUG, logger="tgibench")
-    identity = Identity(session_token="SESSIONSECRET", secret_key="KEYSECRET")
-    deployment = attrs.evolve(STUDY, environment=(("HF_TOKEN", "hf_HUBSECRET"),))
-    said = []
-    async with account(monkeypatch, tmp_path, identity=identity) as fake:
-        store = tmp_path / "store"
-        target = backend(fake)
-        study = await tb.sweep(
-            [deployment],
-            [tb.ClosedLoop(1, requests=2)],
-            backend=target,
-            prompts=tb.SyntheticPrompts(input_tokens=9),
-            store=store,
-        )
-        said += [repr(study), repr(target), repr(await target.plan(deployment)), str(await target.plan(deployment))]
-        async with target.deploy(deployment) as endpoint, endpoint.connect() as client:
-            said += [repr(endpoint), repr(client), repr(client.transport)]
-            fake.identity.secret_key = "another"
-            failed = await client.generate(tb.GenerationRequest(prompt="x"), tb.Timeouts())
-            said.append(repr(failed.failure))
-            fake.identity.secret_key = "KEYSECRET"
-        fake.account.troubles.append(Trouble("CreateModel", code="ValidationException"))
-        with pytest.raises(tb.AwsError) as refused:
-            async with target.deploy(deployment):
-                pass
-        said += [repr(refused.value), str(refused.value)]
-        assert fake.account.alive() == []
-    said += [path.read_text() for folder in (store, state_folder()) for path in folder.rglob("*") if path.is_file()]
-    said += [record.getMessage() for record in caplog.records if record.name.startswith("tgibench")]
-    everything = "\n".join(said)
-    assert len(journals()) > 10
-    for secret in ("SESSIONSECRET", "KEYSECRET", "hf_HUBSECRET", "AWS4-HMAC", "Signature="):
-        assert secret not in everything

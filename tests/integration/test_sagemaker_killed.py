@@ -5,50 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from contextlib import asynccontextmanager
 
 import attrs
 import pytest
 
-from sagemaker_account import account, serving
+from sagemaker_account import account, measuring, reach, serving
 from tgibench.backends.sagemaker import leftovers
 from tgibench.testing.fake_sagemaker import Trouble
+from tgibench.testing.fake_sagemaker.scheduler import Schedule
 
-PROGRAM = """
-import asyncio, sys
-import tgibench as tb
-
-class Price:
-    usd_per_hour = 1.5
-    def price(self, instance_type):
-        return self
-
-async def main():
-    study = await tb.sweep(
-        [tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")],
-        [tb.ClosedLoop(2, duration_s=60)],
-        backend=tb.SageMakerBackend(role_arn=sys.argv[1], prices=Price(), poll_s=0.05, consistent_after_s=0.3),
-        prompts=tb.SyntheticPrompts(input_tokens=9, max_new_tokens=5),
-    )
-    print("interrupted" if study.interrupted else "whole", flush=True)
-
-asyncio.run(main())
-"""
-OTHERS = ["endpoint/ep", "config/ep", "model/ep"]
-
-
-@asynccontextmanager
-async def measuring(fake):
-    """Another process that measures on the fake; killed on leaving if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, fake.role_arn, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+OTHERS = ["endpoint/ep", "config/ep", "model/ep", "schedule/nightly"]
 
 
 def ours(fake):
@@ -56,19 +22,20 @@ def ours(fake):
     return [endpoint for name, endpoint in fake.account.endpoints.items() if name != "ep"]
 
 
+async def others(fake):
+    """What was there before, and what no run of ours may touch."""
+    await serving(fake)
+    fake.account.scheduler.schedules["nightly"] = Schedule(request={"Target": {}}, due=float("inf"))
+
+
 STEPS = {
     "before create": lambda fake: fake.account.calls["ListEndpoints"],
+    "schedule created": lambda fake: len(fake.account.scheduler.schedules) > 1,
     "model created": lambda fake: len(fake.account.models) > 1,
     "creating": ours,
+    "in service": lambda fake: any(endpoint.status(fake.account.clock()) == "InService" for endpoint in ours(fake)),
     "mid-load": lambda fake: sum(map(len, fake.logs.lines.values())) > 10,
 }
-
-
-async def reach(process, reached):
-    """Wait until the fake sees the step; a process that ends before it fails the test with its words."""
-    while not reached():
-        assert process.returncode is None, (await process.stderr.read()).decode()
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -76,8 +43,8 @@ async def reach(process, reached):
 async def test_nothing_of_ours_is_left_and_all_of_others_is(monkeypatch, tmp_path, step, number):
     """SIGINT and SIGTERM delete it themselves and keep the results; after SIGKILL, cleanup does."""
     async with account(monkeypatch, tmp_path, speed=1.0, creating_s=0.5, deleting_s=0.5) as fake:
-        await serving(fake)
-        async with measuring(fake) as process:
+        await others(fake)
+        async with measuring(fake, dead_man_role_arn=fake.dead_man_role_arn) as process:
             if step == "during deletion":
                 await reach(process, lambda: STEPS["mid-load"](fake))
                 process.send_signal(signal.SIGTERM)
@@ -86,15 +53,15 @@ async def test_nothing_of_ours_is_left_and_all_of_others_is(monkeypatch, tmp_pat
                 await reach(process, lambda: STEPS[step](fake))
             process.send_signal(number)
             said, _ = await process.communicate()
-            assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else process.returncode)
-            if number != signal.SIGKILL and step in {"creating", "mid-load", "during deletion"}:
-                assert (said.decode(), process.returncode) == ("interrupted\n", 0)
-            if number != signal.SIGKILL and step != "before create":
-                assert fake.account.alive() == OTHERS
+            if number == signal.SIGKILL:
+                assert process.returncode == -signal.SIGKILL
+            elif step != "before create":  # before it there is nothing to delete, and SIGTERM ends a process at once
+                assert (said.decode(), process.returncode, fake.account.alive()) == ("interrupted\n", 0, OTHERS)
             # what was under way when the process was killed may only be seen now
             await asyncio.sleep(0.1)
             await leftovers.remove(await leftovers.find(), poll_s=0.05)
-            assert fake.account.alive() == OTHERS
+            assert fake.account.alive() == OTHERS  # whose state is as it was, too
+            assert fake.account.endpoints["ep"].status(fake.account.clock()) == "InService"
             assert await leftovers.find(everything=True) == []
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tgibench.backends.sagemaker.journal import Intent
 
-__all__ = ["watched"]
+__all__ = ["tell_expired", "watched"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -67,10 +67,7 @@ class _Watch:
 
     def sentence(self) -> str:
         """What is alive, and what to do about it."""
-        lines = [
-            f"  {intent.name}: {intent.count} x {intent.instance_type} in {intent.region}, {intent.usd_per_hour:g} USD per hour"
-            for intent, _ in self.alive.values()
-        ]
+        lines = [f"  {intent.name}: {intent.worth}" for intent, _ in self.alive.values()]
         return "\n".join(
             [
                 "tgibench: still alive and being deleted:",
@@ -95,3 +92,15 @@ def watched(intent: Intent) -> Iterator[None]:
         del _WATCH.alive[intent.name]
         if not _WATCH.alive:
             _WATCH.end()
+
+
+def tell_expired(intent: Intent, timeout_s: float) -> None:
+    """Say that something cannot be deleted as the credentials have ended: what, its price, and what to do."""
+    lines = [
+        "tgibench: the AWS credentials have ended, so this cannot be deleted:",
+        f"  {intent.name}: {intent.worth}",
+        f"tgibench: newer ones are looked for, for {timeout_s:g} s; where there are some, remove it with: tgibench cleanup --yes",
+    ]
+    if intent.dead_man:
+        lines.append(f"tgibench: the account itself deletes the endpoint at {intent.tags['tgibench:expires']}")
+    print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - money runs, and no result tells it

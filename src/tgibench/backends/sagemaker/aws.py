@@ -1,12 +1,14 @@
 """The one module that knows boto3 and botocore: clients, calls in threads, credentials and signatures.
 
-No call is retried by boto3 itself: what may be repeated is repeated where that is known. Nothing here logs, and no credential has a repr.
+No call is retried by boto3 itself: what may be repeated is repeated where that is known. Nothing here logs, what botocore would log of
+our calls is withheld, and no credential has a repr.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import importlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tgibench.backends.sagemaker.clock import ClockOffset
+from tgibench.backends.sagemaker.secrecy import masked, withheld
 from tgibench.errors import AwsError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -52,6 +55,12 @@ def part_of(library: str) -> Any:
         return importlib.import_module(library)
     except ImportError as error:
         raise MissingExtraError('SageMaker needs boto3: pip install "tgibench[sagemaker]"') from error
+
+
+@functools.cache
+def _service_models() -> Any:
+    """Botocore's reader of its service models, which remembers them: reading them anew takes 0.1 s of CPU and more for each client."""
+    return part_of("botocore.session").Session().get_component("data_loader")
 
 
 @attrs.frozen(eq=False)
@@ -95,7 +104,14 @@ class Aws:
         """
         exceptions = part_of("botocore.exceptions")
         try:
-            return part_of("boto3").session.Session(region_name=self.region, profile_name=self.profile)
+            with withheld():
+                core, loader = part_of("botocore.session").Session(), _service_models()
+                core.register_component("data_loader", loader)
+                session = part_of("boto3").session.Session(
+                    region_name=self.region, profile_name=self.profile, botocore_session=core
+                )
+                loader.search_paths[:] = dict.fromkeys(loader.search_paths)  # each session adds boto3's own once more
+                return session
         except exceptions.BotoCoreError as error:
             raise AwsError(str(error), code=type(error).__name__) from error
 
@@ -110,7 +126,8 @@ class Aws:
         )
         exceptions = part_of("botocore.exceptions")
         try:
-            return (session or self.session()).client(service, config=config)
+            with withheld():
+                return (session or self.session()).client(service, config=config)
         except (exceptions.BotoCoreError, ValueError) as error:
             raise AwsError(f"{error} (give region=… or set AWS_REGION)", code=type(error).__name__) from error
 
@@ -123,8 +140,9 @@ class Aws:
         session = self.session()
         exceptions = part_of("botocore.exceptions")
         try:
-            found = session.get_credentials()
-            frozen = None if found is None else found.get_frozen_credentials()
+            with withheld():
+                found = session.get_credentials()
+                frozen = None if found is None else found.get_frozen_credentials()
         except (exceptions.BotoCoreError, exceptions.ClientError, RuntimeError) as error:
             raise AwsError(f"credentials cannot be had: {error}", code="credentials") from error
         if found is None or not frozen or not frozen.access_key:
@@ -144,7 +162,8 @@ class Aws:
         exceptions = part_of("botocore.exceptions")
         asked_at = datetime.now(UTC)
         try:
-            answer: dict[str, Any] = await asyncio.to_thread(getattr(client, operation), **arguments)
+            with withheld():  # the thread takes this context over
+                answer: dict[str, Any] = await asyncio.to_thread(getattr(client, operation), **arguments)
         except exceptions.ClientError as error:
             said = error.response.get("Error", {})
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -156,7 +175,7 @@ class Aws:
                     raise AwsError(f"{operation}: {clock}", code="ClockSkew") from None
             message = f"{operation}: {code}: {said.get('Message') or 'no message'}"
             raise AwsError(
-                message,
+                masked(message, arguments),
                 code=code,
                 busy=code in _BUSY or (status or 0) >= 500,
                 expired=code in _EXPIRED,
@@ -166,8 +185,18 @@ class Aws:
             missing = isinstance(error, exceptions.NoCredentialsError | exceptions.CredentialRetrievalError)
             code = "NoCredentials" if missing else type(error).__name__
             broken = isinstance(error, exceptions.HTTPClientError)
-            raise AwsError(f"{operation}: {error}", code=code, busy=broken, expired=missing) from None
+            raise AwsError(
+                masked(f"{operation}: {error}", arguments), code=code, busy=broken, expired=missing
+            ) from None
         return answer
+
+    async def ask(self, service: str, operation: str, **arguments: Any) -> dict[str, Any]:
+        """One call over a client of its own.
+
+        Raises:
+            AwsError: It was refused, or no answer came.
+        """
+        return await self.call(await asyncio.to_thread(self.client, service), operation, arguments)
 
 
 def _told_expiry(session: Any) -> datetime | None:
@@ -189,7 +218,8 @@ def signed_headers(
 ) -> tuple[tuple[str, str], ...]:
     """The headers that sign a POST to SageMaker's runtime (Signature Version 4)."""
     request = part_of("botocore.awsrequest").AWSRequest(method="POST", url=url, data=body, headers=dict(headers))
-    part_of("botocore.auth").SigV4Auth(credentials.frozen, _SERVICE, region).add_auth(request)
+    with withheld():
+        part_of("botocore.auth").SigV4Auth(credentials.frozen, _SERVICE, region).add_auth(request)
     names = ("Authorization", "X-Amz-Date", "X-Amz-Security-Token")
     return tuple((name, request.headers[name]) for name in names if request.headers.get(name))
 
@@ -206,6 +236,7 @@ def bearer_token(credentials: Credentials, region: str) -> str:
         params={"Action": "CallWithBearerToken"},
     )
     auth = part_of("botocore.auth").SigV4QueryAuth(credentials.frozen, _SERVICE, region, expires=_TOKEN_LIFE_S)
-    auth.add_auth(request)
+    with withheld():
+        auth.add_auth(request)
     presigned = request.url.removeprefix("https://") + "&Version=1"
     return "sagemaker-api-key-" + base64.b64encode(presigned.encode()).decode()

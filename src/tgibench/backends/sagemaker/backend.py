@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import attrs
 
-from tgibench.backends.sagemaker.alive import watched
+from tgibench.backends.sagemaker.alive import tell_expired, watched
 from tgibench.backends.sagemaker.aws import Aws
-from tgibench.backends.sagemaker.control import ControlPlane, Kind
+from tgibench.backends.sagemaker.control import SERVING, ControlPlane, Kind
+from tgibench.backends.sagemaker.dead_man import schedule_for
 from tgibench.backends.sagemaker.endpoint import SageMakerEndpoint
 from tgibench.backends.sagemaker.journal import Intent, begin_journal
 from tgibench.backends.sagemaker.names import name_for, new_run, tags_for
-from tgibench.backends.sagemaker.plan import DeploymentPlan, health_timeout_s
+from tgibench.backends.sagemaker.plan import health_timeout_s, plan_of, ready_timeout_of
 from tgibench.backends.sagemaker.preflight import look
 from tgibench.backends.sagemaker.server_log import ServerLog, log_group
 from tgibench.backends.sagemaker.servers import SERVERS, server_of
@@ -30,6 +32,8 @@ from tgibench.validators import above_zero
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tgibench.backends.sagemaker.journal import Journal
+    from tgibench.backends.sagemaker.plan import DeploymentPlan
     from tgibench.backends.sagemaker.preflight import Facts
     from tgibench.deployments import Deployment
     from tgibench.prices import PriceTable
@@ -38,8 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SageMakerBackend"]
 
-_PROVISION_S = 1200  # finding instances and pulling the image
-_DELETE_RESERVE_S = 600.0
 _VARIANT = "AllTraffic"
 _LOG_POLL_S = 2.0
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -64,6 +66,8 @@ class SageMakerBackend:
         inference_ami: The host image; None for what the container's CUDA needs, else the instance type's default.
         lifetime_s: Longest that a deployment is meant to live: credentials that cannot be refreshed must last so long, and a tag tells
             when it has expired.
+        dead_man_role_arn: A role that EventBridge Scheduler may assume and that may delete endpoints: with it, the account itself deletes
+            the endpoint when `lifetime_s` is over, whatever became of this machine.
         ready_timeout_s: How long until it must be in service; None to derive it from the model's size.
         teardown_timeout_s: How long deleting may take before it is given up; an endpoint being created must settle first.
         poll_s: Seconds between two looks at the endpoint; no longer than that until the second look at its log.
@@ -86,6 +90,7 @@ class SageMakerBackend:
     inference_component: str | None = None
     inference_ami: str | None = None
     lifetime_s: float = attrs.field(default=4 * 3600.0, validator=above_zero)
+    dead_man_role_arn: str | None = None
     ready_timeout_s: float | None = attrs.field(default=None, validator=attrs.validators.optional(above_zero))
     teardown_timeout_s: float = attrs.field(default=2 * 3600.0, validator=above_zero)
     poll_s: float = attrs.field(default=15.0, validator=above_zero)
@@ -131,9 +136,8 @@ class SageMakerBackend:
             raise PreflightError(plan.problems)
         intent = self._intent(plan, facts)
         with begin_journal(intent) as journal, watched(intent):
-            control = ControlPlane(
-                aws, poll_s=self.poll_s, consistent_after_s=self.consistent_after_s, note=journal.write
-            )
+            control = self._control(aws, intent, journal)
+            kinds = tuple(Kind) if intent.dead_man else SERVING
             try:
                 began_s = asyncio.get_running_loop().time()
                 await self._create(control, intent, plan, facts)
@@ -141,7 +145,18 @@ class SageMakerBackend:
                 ready_s = asyncio.get_running_loop().time() - began_s
                 yield await self._ready(aws, plan, intent, ready_s)
             finally:
-                await to_the_end(control.remove(intent.name, timeout_s=self.teardown_timeout_s))
+                await to_the_end(
+                    control.remove(intent.name, timeout_s=self.teardown_timeout_s, kinds=kinds, worth=intent.worth)
+                )
+
+    def _control(self, aws: Aws, intent: Intent, journal: Journal) -> ControlPlane:
+        return ControlPlane(
+            aws,
+            poll_s=self.poll_s,
+            consistent_after_s=self.consistent_after_s,
+            note=journal.write,
+            warn_expired=lambda: tell_expired(intent, self.teardown_timeout_s),
+        )
 
     async def _aws(self) -> Aws:
         """The account with its region settled."""
@@ -161,24 +176,21 @@ class SageMakerBackend:
             prices=self.prices,
             ami=self.inference_ami,
             lifetime_s=self.lifetime_s,
+            dead_man_role_arn=self.dead_man_role_arn,
+            ready_timeout_s=self._ready_timeout_s(deployment),
         )
 
+    def _ready_timeout_s(self, deployment: Deployment) -> float:
+        return self.ready_timeout_s or ready_timeout_of(deployment)
+
     def _plan(self, deployment: Deployment, aws: Aws, facts: Facts) -> DeploymentPlan:
-        timeout_s = self.ready_timeout_s or _PROVISION_S + health_timeout_s(deployment)
-        hours = (timeout_s + _DELETE_RESERVE_S) / 3600
-        return DeploymentPlan(
-            deployment=deployment,
-            region=aws.region or "",
-            account=facts.account,
-            role_arn=facts.role_arn,
-            image=facts.image,
-            ami=facts.ami,
-            variables=tuple(facts.environment),
-            usd_per_hour=facts.usd_per_hour,
-            ready_timeout_s=timeout_s,
-            startup_usd_at_most=None if facts.usd_per_hour is None else hours * facts.usd_per_hour,
-            problems=tuple(facts.problems),
-            notes=tuple(facts.notes),
+        return plan_of(
+            deployment,
+            aws.region or "",
+            facts,
+            ready_timeout_s=self._ready_timeout_s(deployment),
+            lifetime_s=self.lifetime_s,
+            dead_man_role_arn=self.dead_man_role_arn,
         )
 
     def _intent(self, plan: DeploymentPlan, facts: Facts) -> Intent:
@@ -191,6 +203,7 @@ class SageMakerBackend:
             count=plan.deployment.replicas,
             usd_per_hour=plan.usd_per_hour or 0.0,
             tags=tags_for(run, facts.owner or "", self.lifetime_s),
+            dead_man=self.dead_man_role_arn is not None,
         )
 
     async def _create(self, control: ControlPlane, intent: Intent, plan: DeploymentPlan, facts: Facts) -> None:
@@ -206,6 +219,9 @@ class SageMakerBackend:
         }
         if plan.ami is not None:
             variant["InferenceAmiVersion"] = plan.ami
+        if plan.dead_man_role_arn is not None:  # first, so that whatever happens from here on it is armed
+            schedule = schedule_for(name, role_arn=plan.dead_man_role_arn, tags=intent.tags)
+            await to_the_end(control.create(Kind.SCHEDULE, name, **schedule))
         await to_the_end(
             control.create(Kind.MODEL, name, ExecutionRoleArn=plan.role_arn, PrimaryContainer=container, Tags=tags)
         )
@@ -215,6 +231,8 @@ class SageMakerBackend:
     async def _ready(self, aws: Aws, plan: DeploymentPlan, intent: Intent, ready_s: float) -> SageMakerEndpoint:
         deployment = plan.deployment
         bare = await self._endpoint(aws, deployment, intent.name)
+        if intent.dead_man:
+            bare = attrs.evolve(bare, expires_at=datetime.fromisoformat(intent.tags["tgibench:expires"]))
         first = await _warm_up(bare)
         first_s = (
             float(first.chunk_times_s[0]) - (first.sent_s or first.started_s) if len(first.chunk_times_s) else None

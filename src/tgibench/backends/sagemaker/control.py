@@ -1,4 +1,4 @@
-"""The control plane: create a model, a configuration and an endpoint, wait, and delete them until they are gone."""
+"""The control plane: create a model, a configuration, an endpoint and its schedule, wait, and delete them until they are gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tgibench.backends.sagemaker.aws import Aws
 
-__all__ = ["ControlPlane", "Kind"]
+__all__ = ["SERVING", "ControlPlane", "Kind"]
 
 _CREATE_PATIENCE_S = 180.0
 _BACKOFF_S = 0.5
@@ -24,25 +24,41 @@ _SETTLING = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", 
 
 
 class Kind(enum.StrEnum):
-    """What a deployment consists of, in the order in which it is deleted."""
+    """What a deployment consists of, in the order in which it is deleted: the dead-man switch last."""
 
     ENDPOINT = "endpoint"
     CONFIG = "endpoint configuration"
     MODEL = "model"
+    SCHEDULE = "schedule"
 
     @property
     def suffix(self) -> str:
         """Of the operations' names."""
-        return {Kind.ENDPOINT: "endpoint", Kind.CONFIG: "endpoint_config", Kind.MODEL: "model"}[self]
+        return "endpoint_config" if self is Kind.CONFIG else self.value
 
     @property
     def argument(self) -> str:
         """The operations' argument that names it."""
-        return {Kind.ENDPOINT: "EndpointName", Kind.CONFIG: "EndpointConfigName", Kind.MODEL: "ModelName"}[self]
+        return {Kind.ENDPOINT: "EndpointName", Kind.CONFIG: "EndpointConfigName", Kind.MODEL: "ModelName"}.get(
+            self, "Name"
+        )
+
+    @property
+    def looked_up_with(self) -> str:
+        """The operation that tells of one."""
+        return "get_schedule" if self is Kind.SCHEDULE else f"describe_{self.suffix}"
+
+
+SERVING = (Kind.ENDPOINT, Kind.CONFIG, Kind.MODEL)
+"""What every deployment consists of."""
 
 
 def _no_news(event: str, **facts: Any) -> None:
     del event, facts
+
+
+def _no_warning() -> None:
+    pass
 
 
 @attrs.define(eq=False)
@@ -54,13 +70,16 @@ class ControlPlane:
         poll_s: Seconds between two looks, give or take 30 %.
         consistent_after_s: Reads are eventually consistent: for so long after a creation "not found" is not believed.
         note: Called with each thing that happened, for the journal.
+        warn_expired: Called once when nothing can be deleted because the credentials have ended.
     """
 
     aws: Aws
     poll_s: float = attrs.field(default=15.0, kw_only=True)
     consistent_after_s: float = attrs.field(default=30.0, kw_only=True)
     note: Callable[..., None] = attrs.field(default=_no_news, kw_only=True)
-    _client: Any = attrs.field(default=None, init=False)
+    warn_expired: Callable[[], None] = attrs.field(default=_no_warning, kw_only=True)
+    _clients: dict[str, Any] = attrs.field(factory=dict, init=False)
+    _warned: bool = attrs.field(default=False, init=False)
     _tried_s: dict[Kind, float] = attrs.field(factory=dict, init=False)
 
     async def create(self, kind: Kind, name: str, **request: Any) -> None:
@@ -79,7 +98,8 @@ class ControlPlane:
                 await self.call(f"create_{kind.suffix}", {kind.argument: name, **request})
             except AwsError as error:
                 self.note("refused", kind=kind.value, name=name, code=error.code)
-                if tried_before and "already existing" in str(error):
+                taken = "already existing" in str(error) or error.code == "ConflictException"
+                if tried_before and taken:
                     break
                 unseen = "Could not find" in str(error)  # what it refers to was created a moment ago
                 if not (error.busy or unseen) or loop.time() > deadline_s:
@@ -122,14 +142,22 @@ class ControlPlane:
             AwsError: It was refused.
         """
         try:
-            return await self.patient_call(f"describe_{kind.suffix}", {kind.argument: name})
+            return await self.patient_call(kind.looked_up_with, {kind.argument: name})
         except AwsError as error:
             if _not_found(error):
                 return None
             raise
 
-    async def remove(self, name: str, *, timeout_s: float, kinds: tuple[Kind, ...] = tuple(Kind)) -> None:
+    async def remove(
+        self, name: str, *, timeout_s: float, kinds: tuple[Kind, ...] = SERVING, worth: str | None = None
+    ) -> None:
         """Delete endpoint, configuration and model of this name, in this order, until none is found any more.
+
+        Args:
+            name: Of all of them.
+            timeout_s: After so long it is given up.
+            kinds: What there may be.
+            worth: What runs and its price, for the error.
 
         Raises:
             TeardownError: Something is left when the time is up; the message says what.
@@ -142,8 +170,8 @@ class ControlPlane:
                     await self._remove_one(kind, name)
         except TimeoutError:
             raise TeardownError(
-                f"not known to be gone after {timeout_s:g} s: {', '.join(left)} {name} in {self.aws.region}; "
-                "look with `tgibench cleanup`, remove with `tgibench cleanup --yes`"
+                f"not known to be gone after {timeout_s:g} s: {', '.join(left)} {name} in {self.aws.region}"
+                f"{f' ({worth})' if worth else ''}; look with `tgibench cleanup`, remove with `tgibench cleanup --yes`"
             ) from None
         self.note("gone")
 
@@ -162,7 +190,7 @@ class ControlPlane:
                         return
                 else:
                     self.note("not deleted", kind=kind.value, name=name, code=error.code)
-                    self._client = None  # other credentials may be allowed to
+                    self._clients.clear()  # other credentials may be allowed to
             await self._pause()
 
     async def patient_call(self, operation: str, arguments: dict[str, Any], *, forever: bool = False) -> dict[str, Any]:
@@ -178,6 +206,10 @@ class ControlPlane:
                 return await self.call(operation, arguments)
             except AwsError as error:
                 again = error.busy or (forever and error.expired)
+                if forever and error.expired and not self._warned:
+                    self._warned = True
+                    self.note("credentials ended")
+                    self.warn_expired()
                 if not again or (not forever and loop.time() > deadline_s):
                     raise
             await asyncio.sleep(wait_s * _jitter())
@@ -189,13 +221,14 @@ class ControlPlane:
         Raises:
             AwsError: It was refused, or not reached.
         """
-        if self._client is None:
-            self._client = await asyncio.to_thread(self.aws.client, "sagemaker")
+        service = "scheduler" if "schedule" in operation else "sagemaker"
+        if service not in self._clients:
+            self._clients[service] = await asyncio.to_thread(self.aws.client, service)
         try:
-            return await self.aws.call(self._client, operation, arguments)
+            return await self.aws.call(self._clients[service], operation, arguments)
         except AwsError as error:
             if error.expired:
-                self._client = None
+                self._clients.clear()
             raise
 
     def _believable(self, kind: Kind) -> bool:
@@ -207,7 +240,8 @@ class ControlPlane:
 
 
 def _not_found(error: AwsError) -> bool:
-    return error.code in {"ValidationException", "ResourceNotFound"} and "Could not find" in str(error)
+    in_sagemaker = error.code in {"ValidationException", "ResourceNotFound"} and "Could not find" in str(error)
+    return in_sagemaker or error.code == "ResourceNotFoundException"
 
 
 def _jitter() -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -35,6 +36,7 @@ class SageMakerEndpoint:
         region: Where; None for what the environment or the profile says.
         profile: Of the shared AWS configuration; None for what the environment says.
         url: The runtime's address; None for the region's own, or what ``AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME`` says.
+        expires_at: When the account itself deletes it; None where nothing does.
         facts: What is known of it.
         log: Where its container logs each request, to be read after a run; None where it does not, or it is not wanted.
     """
@@ -43,8 +45,31 @@ class SageMakerEndpoint:
     region: str | None = attrs.field(default=None, kw_only=True)
     profile: str | None = attrs.field(default=None, kw_only=True)
     url: str | None = attrs.field(default=None, kw_only=True)
+    expires_at: datetime | None = attrs.field(default=None, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
     log: ServerLog | None = attrs.field(default=None, kw_only=True)
+
+    async def check_lasts(self, needed_s: float) -> None:
+        """Whether it serves for so long: it is not deleted by then, and its credentials have not ended, or can be refreshed.
+
+        Raises:
+            AwsError: It does not, or there are no credentials.
+            MissingExtraError: boto3 is not installed.
+        """
+        left_s = float("inf") if self.expires_at is None else (self.expires_at - datetime.now(UTC)).total_seconds()
+        if left_s < needed_s:
+            raise AwsError(
+                f"not run: it may take {needed_s:.0f} s with its last answer, and the dead-man switch deletes "
+                f"{self.protocol.endpoint_name} in {left_s:.0f} s: raise lifetime_s, or run less on one endpoint",
+                code="lifetime",
+            )
+        credentials = await asyncio.to_thread(self._credentials, Aws(self.region, self.profile))
+        if not credentials.refreshable and credentials.left_s < needed_s:
+            raise AwsError(
+                f"not run: it may take {needed_s:.0f} s with its last answer, and the credentials end in {credentials.left_s:.0f} s and "
+                "cannot be refreshed: take longer ones, or a shorter load",
+                code="lifetime",
+            )
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[HttpClient]:
@@ -70,11 +95,15 @@ class SageMakerEndpoint:
         return _as_it_is if self.log is None else self.log.watch_run()
 
     def _resolve(self, aws: Aws) -> tuple[Credentials, str, str]:
+        credentials = self._credentials(aws)
+        meta = aws.client("sagemaker-runtime").meta
+        return credentials, str(meta.region_name), (self.url or str(meta.endpoint_url)).rstrip("/")
+
+    def _credentials(self, aws: Aws) -> Credentials:
         credentials = aws.credentials()
         if credentials is None:
             raise AwsError("there are no AWS credentials: run `aws configure`, or set a profile", code="credentials")
-        meta = aws.client("sagemaker-runtime").meta
-        return credentials, str(meta.region_name), (self.url or str(meta.endpoint_url)).rstrip("/")
+        return credentials
 
 
 async def _as_it_is(log: RequestLog) -> ServerView:

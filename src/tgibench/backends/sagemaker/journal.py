@@ -36,7 +36,8 @@ class Intent:
         instance_type: On what.
         count: How many of them.
         usd_per_hour: Of all of them together.
-        tags: What all three carry.
+        tags: What all of them carry.
+        dead_man: Whether there is a schedule of the same name that deletes the endpoint at its expiry.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Intent:
     count: int
     usd_per_hour: float
     tags: dict[str, str]
+    dead_man: bool = False
+
+    @property
+    def worth(self) -> str:
+        """What runs and its price."""
+        return f"{self.count} x {self.instance_type} in {self.region}, {self.usd_per_hour:g} USD per hour"
 
 
 @attrs.frozen(eq=False)
@@ -134,9 +141,11 @@ def _parsed(line: str) -> dict[str, Any]:
 
 
 def _intent(lines: list[dict[str, Any]]) -> Intent | None:
-    names = [field.name for field in attrs.fields(Intent)]
+    fields = attrs.fields(Intent)
     first = next((line for line in lines if line.get("event") == "intent"), None)
-    return None if first is None or not first.keys() >= set(names) else Intent(**{name: first[name] for name in names})
+    if first is None or not all(field.name in first for field in fields if field.default is attrs.NOTHING):
+        return None
+    return Intent(**{field.name: first[field.name] for field in fields if field.name in first})
 
 
 def _sync_folder(folder: Path) -> None:

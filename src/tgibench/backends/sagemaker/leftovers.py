@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tgibench.backends.sagemaker.aws import Aws
-from tgibench.backends.sagemaker.control import ControlPlane, Kind
+from tgibench.backends.sagemaker.control import SERVING, ControlPlane, Kind
+from tgibench.backends.sagemaker.dead_man import deletes, tags_of
 from tgibench.backends.sagemaker.journal import journaled, mark_gone
 from tgibench.backends.sagemaker.names import PREFIX, is_ours
 from tgibench.errors import AwsError, TeardownError
@@ -27,6 +28,7 @@ _LISTS = {
     Kind.CONFIG: ("list_endpoint_configs", "EndpointConfigs", "EndpointConfig"),
     Kind.MODEL: ("list_models", "Models", "Model"),
 }
+_SCHEDULE_GROUP = "default"
 _TIMEOUT_S = 2 * 3600.0
 
 
@@ -98,7 +100,7 @@ async def remove(leftovers: list[Leftover], *, timeout_s: float = _TIMEOUT_S, po
 
 async def _in_region(aws: Aws, look: _Look) -> AsyncIterator[Leftover]:
     control = ControlPlane(aws)
-    for kind in Kind:
+    for kind in SERVING:
         listed = await _listed(control, kind)
         for name in (name for name, intent in look.intents.items() if intent.region == aws.region):
             if name not in listed and (described := await control.describe(kind, name)) is not None:
@@ -106,6 +108,44 @@ async def _in_region(aws: Aws, look: _Look) -> AsyncIterator[Leftover]:
         for name, resource in listed.items():
             if (leftover := await _leftover(control, kind, name, resource, look)) is not None:
                 yield leftover
+    for leftover in await _schedules(control, look):
+        yield leftover
+
+
+async def _schedules(control: ControlPlane, look: _Look) -> list[Leftover]:
+    """The dead-man switches: none where they may not be looked at, as they cost nothing and remove themselves, and endpoints do not."""
+    armed = {name for name, intent in look.intents.items() if intent.dead_man and intent.region == control.aws.region}
+    try:
+        names = armed | set(await _schedule_names(control))
+        told = [(name, await control.describe(Kind.SCHEDULE, name)) for name in sorted(names)]
+    except AwsError:
+        return []
+    return [
+        Leftover(
+            kind=Kind.SCHEDULE.value,
+            name=f"{control.aws.region}:{name}",
+            note=f"deletes the endpoint of this name: {schedule['ScheduleExpression']} UTC",
+        )
+        for name, schedule in told
+        if schedule is not None and deletes(schedule, name) and _wanted(name, tags_of(schedule), look)
+    ]
+
+
+async def _schedule_names(control: ControlPlane) -> list[str]:
+    names: list[str] = []
+    page: dict[str, Any] = {"GroupName": _SCHEDULE_GROUP, "NamePrefix": PREFIX, "MaxResults": 100}
+    while True:
+        answer = await control.patient_call("list_schedules", page)
+        names += [str(each["Name"]) for each in answer["Schedules"]]
+        if not answer.get("NextToken"):
+            return names
+        page["NextToken"] = answer["NextToken"]
+
+
+def _wanted(name: str, tags: dict[str, str], look: _Look) -> bool:
+    """Whether it is ours, and to be shown: this identity's own or expired, and not in use; or everything is asked for."""
+    mine = name in look.intents or tags.get("tgibench:owner") == look.owner or _expired(tags)
+    return is_ours(name, tags) and (look.everything or (mine and name not in look.living))
 
 
 async def _listed(control: ControlPlane, kind: Kind) -> dict[str, dict[str, Any]]:
@@ -130,18 +170,13 @@ async def _leftover(
             return None
         raise
     tags = {tag["Key"]: tag["Value"] for tag in answer["Tags"]}
-    mine = name in look.intents or tags.get("tgibench:owner") == look.owner or _expired(tags)
-    if not is_ours(name, tags) or (not look.everything and (name in look.living or not mine)):
+    if not _wanted(name, tags, look):
         return None
     notes = [f"created {tags.get('tgibench:created')} by {tags.get('tgibench:owner')}"]
     if kind is Kind.ENDPOINT:
         notes.append(str(resource.get("EndpointStatus")))
         intent = look.intents.get(name)
-        notes.append(
-            "price unknown"
-            if intent is None
-            else f"{intent.count} x {intent.instance_type}, {intent.usd_per_hour:g} USD per hour"
-        )
+        notes.append("price unknown" if intent is None else intent.worth)
     return Leftover(kind=kind.value, name=f"{control.aws.region}:{name}", note=", ".join(notes))
 
 

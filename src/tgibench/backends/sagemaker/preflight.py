@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tgibench.backends.sagemaker.images import ami_for, image_for
+from tgibench.backends.sagemaker.plan import shortest_lifetime_s
 from tgibench.backends.sagemaker.quotas import QUOTA_CODES
+from tgibench.backends.sagemaker.roles import role_of
 from tgibench.backends.sagemaker.servers import environment_of
 from tgibench.errors import AwsError, DeployError, InvalidValueError
 from tgibench.prices import PriceTable
@@ -28,7 +30,6 @@ _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,1023}")
 _MAX_VARIABLES, _MAX_VALUE_BYTES, _MAX_ALL_BYTES = 100, 1024, 32 * 1024  # the service model's limits
 _ECR_REGION = re.compile(r"\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws")
 _ASSUMED = re.compile(r"arn:(?P<partition>[\w-]+):sts::\d+:assumed-role/(?P<role>[^/]+)/")
-_DENIED = frozenset({"AccessDenied", "AccessDeniedException"})
 
 
 @attrs.define(kw_only=True)
@@ -59,6 +60,8 @@ async def look(
     prices: PriceTable | None,
     ami: str | None,
     lifetime_s: float,
+    dead_man_role_arn: str | None,
+    ready_timeout_s: float,
 ) -> Facts:
     """Look at everything, so that one error tells all that is missing."""
     facts = Facts(role_arn=role_arn)
@@ -68,6 +71,8 @@ async def look(
     _price(aws, deployment, prices, facts)
     if await _identity(aws, lifetime_s, facts):
         await _role(aws, facts)
+        if dead_man_role_arn is not None:
+            await _dead_man(aws, dead_man_role_arn, lifetime_s, ready_timeout_s, facts)
         await _quota(aws, deployment, facts)
     return facts
 
@@ -135,7 +140,7 @@ async def _identity(aws: Aws, lifetime_s: float, facts: Facts) -> bool:
         if credentials is None:
             facts.problems.append(("credentials", "there are none: run `aws configure`, or set a profile"))
             return False
-        who = await _ask(aws, "sts", "get_caller_identity")
+        who = await aws.ask("sts", "get_caller_identity")
     except AwsError as error:
         facts.problems.append(("clock" if error.code == "ClockSkew" else "credentials", str(error)))
         return False
@@ -158,19 +163,31 @@ async def _role(aws: Aws, facts: Facts) -> None:
         )
         return
     name = given.rpartition("/")[2] if given is not None else str(assumed and assumed["role"])
-    try:
-        role = (await _ask(aws, "iam", "get_role", RoleName=name))["Role"]
-    except AwsError as error:
-        if error.code in _DENIED and given is not None:
-            facts.notes.append(f"whether the role {name} exists could not be checked: iam:GetRole is not allowed")
-        else:
-            facts.problems.append(("role", f"the role {name} cannot be had: {error}"))
-        return
-    facts.role_arn = str(role["Arn"])
-    if given is not None and given != facts.role_arn:
-        facts.problems.append(("role", f"role_arn is {given}, the role of this account is {facts.role_arn}"))
-    if "sagemaker.amazonaws.com" not in str(role.get("AssumeRolePolicyDocument")):
-        facts.problems.append(("role", f"the role {name} does not trust sagemaker.amazonaws.com"))
+    found = await role_of(aws, name, "sagemaker.amazonaws.com")
+    if found.trouble is not None and found.unseen and given is not None:
+        facts.notes.append(found.trouble)
+    elif found.trouble is not None:
+        facts.problems.append(("role", found.trouble))
+    facts.role_arn = found.arn or given
+    if found.arn is not None and given not in {None, found.arn}:
+        facts.problems.append(("role", f"role_arn is {given}, the role of this account is {found.arn}"))
+
+
+async def _dead_man(aws: Aws, role_arn: str, lifetime_s: float, ready_timeout_s: float, facts: Facts) -> None:
+    shortest_s = shortest_lifetime_s(ready_timeout_s)
+    if lifetime_s < shortest_s:
+        sentence = (
+            f"lifetime_s is {lifetime_s:g}, but the dead-man switch must not fire while the endpoint may still be being created: "
+            f"give at least {shortest_s:g}, or a lower ready_timeout_s"
+        )
+        facts.problems.append(("dead_man", sentence))
+    found = await role_of(aws, role_arn.rpartition("/")[2], "scheduler.amazonaws.com")
+    if found.trouble is not None and found.unseen:
+        facts.notes.append(found.trouble)
+    elif found.trouble is not None:
+        facts.problems.append(("dead_man", found.trouble))
+    elif found.arn != role_arn:
+        facts.problems.append(("dead_man", f"dead_man_role_arn is {role_arn}, the role of this account is {found.arn}"))
 
 
 async def _quota(aws: Aws, deployment: Deployment, facts: Facts) -> None:
@@ -195,11 +212,11 @@ async def _quota(aws: Aws, deployment: Deployment, facts: Facts) -> None:
 async def _limit(aws: Aws, code: str) -> float:
     wanted = {"ServiceCode": "sagemaker", "QuotaCode": code}
     try:
-        answer = await _ask(aws, "service-quotas", "get_service_quota", **wanted)
+        answer = await aws.ask("service-quotas", "get_service_quota", **wanted)
     except AwsError as error:
         if error.code != "NoSuchResourceException":
             raise
-        answer = await _ask(aws, "service-quotas", "get_aws_default_service_quota", **wanted)
+        answer = await aws.ask("service-quotas", "get_aws_default_service_quota", **wanted)
     return float(answer["Quota"]["Value"])
 
 
@@ -235,8 +252,3 @@ async def _used_by(aws: Aws, client: Any, name: str, instance_type: str) -> int:
         for variant in config["ProductionVariants"]
         if variant.get("InstanceType") == instance_type
     )
-
-
-async def _ask(aws: Aws, service: str, operation: str, **arguments: Any) -> dict[str, Any]:
-    client = await asyncio.to_thread(aws.client, service)
-    return await aws.call(client, operation, arguments)

@@ -1,25 +1,26 @@
 """A fake SageMaker on loopback: the control plane and the runtime of one account, good enough for boto3 and for money's sake.
 
 Everything is at one address, so that ``AWS_ENDPOINT_URL`` alone sends boto3 there: SageMaker itself, its runtime, and the little of
-STS, IAM, Service Quotas and CloudWatch Logs that a deployer asks for. Containers are the emulator's.
+STS, IAM, Service Quotas, EventBridge Scheduler and CloudWatch Logs that a deployer asks for. Containers are the emulator's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import attrs
 from aiohttp import web
 
 from tgibench.backends.sagemaker.quotas import QUOTA_CODES
 from tgibench.errors import DeployError
-from tgibench.testing.fake_sagemaker.account import Account
+from tgibench.testing.fake_sagemaker.account import SCHEDULER_ROLE, Account
 from tgibench.testing.fake_sagemaker.identity import Identity
 from tgibench.testing.fake_sagemaker.logs import Logs
 from tgibench.testing.fake_sagemaker.resources import Refused, Trouble
@@ -37,6 +38,7 @@ __all__ = ["FakeSageMaker", "Identity", "StreamTrouble", "Trouble", "fake_sagema
 _JSON = "application/x-amz-json-1.1"
 _MAX_BODY_BYTES = 6_291_456
 _ROLE = "tgibench-fake"
+_IAM_PREFIXES = {"SageMaker": "sagemaker", "ServiceQuotasV20190624": "servicequotas", "Logs": "logs"}
 _GPU_QUOTA_NAMES = "for endpoint usage"
 
 
@@ -50,6 +52,7 @@ class FakeSageMaker:
         runtime: Its containers; `StreamTrouble`s may be added to its ``troubles``.
         identity: Whose calls it takes.
         logs: What its containers wrote; how late and in which pages it is shown may be changed.
+        actions: How often each action was asked for, by the name that an IAM policy allows it with: ``"sagemaker:CreateModel"``, ….
     """
 
     url: str
@@ -57,11 +60,17 @@ class FakeSageMaker:
     runtime: Runtime
     identity: Identity
     logs: Logs
+    actions: Counter[str] = attrs.field(factory=Counter)
 
     @property
     def role_arn(self) -> str:
         """A role that SageMaker may assume."""
         return f"arn:aws:iam::{self.account.number}:role/{_ROLE}"
+
+    @property
+    def dead_man_role_arn(self) -> str:
+        """A role that EventBridge Scheduler may assume."""
+        return self.account.scheduler.role_arn
 
     @property
     def environment(self) -> dict[str, str]:
@@ -142,10 +151,21 @@ def _application(fake: FakeSageMaker) -> web.Application:
         except Refused as refused:
             return _refusal(request, refused)
 
+    async def scheduler(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            fake.identity.check_signature(request, body)
+            return _schedule(fake, request, body)
+        except Refused as refused:
+            said = {"Message": refused.message}
+            return web.json_response(said, status=refused.status, headers={"x-amzn-ErrorType": refused.code})
+
     async def invoke(request: web.Request) -> web.StreamResponse:
         body = await request.read()
         try:
             fake.identity.check_signature(request, body)
+            streamed = request.path.endswith("-stream")
+            fake.actions[f"sagemaker:InvokeEndpoint{'WithResponseStream' if streamed else ''}"] += 1
             return await fake.runtime.invoke(request, body, streamed=request.path.endswith("-stream"))
         except Refused as refused:
             return _runtime_refusal(refused)
@@ -154,12 +174,15 @@ def _application(fake: FakeSageMaker) -> web.Application:
         body = await request.read()
         try:
             fake.identity.check_bearer(request.headers.get("Authorization", ""))
+            fake.actions.update(("sagemaker:InvokeEndpoint", "sagemaker:CallWithBearerToken"))
             return await fake.runtime.openai(request, body)
         except Refused as refused:
             return _runtime_refusal(refused)
 
     application.on_response_prepare.append(_dated(fake))
     application.router.add_post("/", control)
+    application.router.add_get("/schedules", scheduler)
+    application.router.add_route("*", "/schedules/{schedule}", scheduler)
     for operation in ("invocations", "invocations-response-stream"):
         application.router.add_post(f"/endpoints/{{endpoint}}/{operation}", invoke)
     application.router.add_post("/endpoints/{endpoint}/openai/{rest:.+}", openai)
@@ -178,6 +201,7 @@ def _control(fake: FakeSageMaker, request: web.Request, body: bytes) -> web.Resp
     if not operation:
         return _query(fake, {name: values[0] for name, values in parse_qs(body.decode()).items()})
     asked = json.loads(body or b"{}")
+    fake.actions[f"{_IAM_PREFIXES.get(service.partition('_')[0], service.lower())}:{operation}"] += 1
     if service == "SageMaker":
         answer = fake.account.handle(operation, asked)
     elif service.startswith("ServiceQuotas"):
@@ -189,33 +213,45 @@ def _control(fake: FakeSageMaker, request: web.Request, body: bytes) -> web.Resp
     return web.Response(body=json.dumps(answer).encode(), content_type=_JSON)
 
 
+def _schedule(fake: FakeSageMaker, request: web.Request, body: bytes) -> web.Response:
+    """EventBridge Scheduler, which speaks REST."""
+    name = request.match_info.get("schedule")
+    verbs = {"POST": "CreateSchedule", "GET": "GetSchedule", "DELETE": "DeleteSchedule"}
+    operation = "ListSchedules" if name is None else verbs.get(request.method, request.method)
+    fake.actions[f"scheduler:{operation}"] += 1
+    asked = json.loads(body or b"{}") if request.method == "POST" else dict(request.query)
+    answer = fake.account.befallen(operation, lambda: fake.account.scheduler.handle(request.method, name, asked))
+    return web.json_response(answer)
+
+
 def _query(fake: FakeSageMaker, asked: dict[str, str]) -> web.Response:
     """STS and IAM, which answer in XML."""
-    number = fake.account.number
-    if asked.get("Action") == "GetCallerIdentity":
+    number, action = fake.account.number, asked.get("Action")
+    roles = {_ROLE: "sagemaker.amazonaws.com", SCHEDULER_ROLE: "scheduler.amazonaws.com"}
+    fake.actions[f"{'sts' if action == 'GetCallerIdentity' else 'iam'}:{action}"] += 1
+    if action == "GetCallerIdentity":
         inside = (
             f"<Arn>arn:aws:iam::{number}:user/fake</Arn><UserId>AIDAFAKE</UserId><Account>{number}</Account>",
             "https://sts.amazonaws.com/doc/2011-06-15/",
         )
-    elif asked.get("Action") == "GetRole" and asked.get("RoleName") == _ROLE:
-        trust = (
-            "%7B%22Statement%22%3A%5B%7B%22Principal%22%3A%7B%22Service%22%3A%22sagemaker.amazonaws.com%22%7D%7D%5D%7D"
-        )
-        role = (
-            f"<Role><Path>/</Path><RoleName>{_ROLE}</RoleName><RoleId>AROAFAKE</RoleId><Arn>{fake.role_arn}</Arn>"
-            f"<CreateDate>2026-01-01T00:00:00Z</CreateDate><AssumeRolePolicyDocument>{trust}</AssumeRolePolicyDocument></Role>"
-        )
-        inside = (
-            role,
-            "https://iam.amazonaws.com/doc/2010-05-08/",
-        )
-    elif asked.get("Action") == "GetRole":
+    elif action == "GetRole" and asked.get("RoleName") in roles:
+        inside = _role(number, asked["RoleName"], roles[asked["RoleName"]]), "https://iam.amazonaws.com/doc/2010-05-08/"
+    elif action == "GetRole":
         raise Refused("NoSuchEntity", f"The role with name {asked.get('RoleName')} cannot be found.", 404)
     else:
-        raise Refused("InvalidAction", f"{asked.get('Action')} is not known here")
-    name, (result, namespace) = asked["Action"], inside
-    text = f'<{name}Response xmlns="{namespace}"><{name}Result>{result}</{name}Result></{name}Response>'
+        raise Refused("InvalidAction", f"{action} is not known here")
+    result, namespace = inside
+    text = f'<{action}Response xmlns="{namespace}"><{action}Result>{result}</{action}Result></{action}Response>'
     return web.Response(text=text, content_type="text/xml")
+
+
+def _role(number: str, name: str, trusted: str) -> str:
+    """IAM's description of a role that trusts a service."""
+    trust = quote(json.dumps({"Statement": [{"Principal": {"Service": trusted}}]}))
+    return (
+        f"<Role><Path>/</Path><RoleName>{name}</RoleName><RoleId>AROAFAKE</RoleId><Arn>arn:aws:iam::{number}:role/{name}</Arn>"
+        f"<CreateDate>2026-01-01T00:00:00Z</CreateDate><AssumeRolePolicyDocument>{trust}</AssumeRolePolicyDocument></Role>"
+    )
 
 
 def _quota(fake: FakeSageMaker, asked: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tgibench.testing.fake_sagemaker.resources import Endpoint, Refused, Resource
+from tgibench.testing.fake_sagemaker.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from tgibench.testing.fake_sagemaker.resources import Trouble
 
-__all__ = ["Account"]
+__all__ = ["SCHEDULER_ROLE", "Account"]
+
+SCHEDULER_ROLE = "tgibench-fake-scheduler"
+"""The role that the account's scheduler may assume."""
 
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _PAGE = 100
@@ -52,6 +56,17 @@ class Account:
     configs: dict[str, Resource] = attrs.field(factory=dict)
     endpoints: dict[str, Endpoint] = attrs.field(factory=dict)
     calls: Counter[str] = attrs.field(factory=Counter)
+    scheduler: Scheduler = attrs.field(init=False)
+
+    @scheduler.default
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(
+            clock=self.clock,
+            region=self.region,
+            number=self.number,
+            role_arn=f"arn:aws:iam::{self.number}:role/{SCHEDULER_ROLE}",
+            delete_endpoint=self._delete_endpoint,
+        )
 
     def handle(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a call.
@@ -59,24 +74,33 @@ class Account:
         Raises:
             Refused: As the service would.
         """
-        self.calls[operation] += 1
-        self._settle()
-        trouble = next((trouble for trouble in self.troubles if trouble.befalls(operation)), None)
-        refusal = trouble and Refused(trouble.code, f"{operation} is in trouble", trouble.status)
-        if refusal and trouble and not trouble.after:
-            raise refusal
         handler = getattr(self, f"_{_snake(operation)}", None)
         if handler is None:
             raise Refused("UnknownOperationException", f"{operation} is not known here")
-        answer: dict[str, Any] = handler(request)
+        return self.befallen(operation, lambda: handler(request))
+
+    def befallen(self, operation: str, carry_out: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Carry a call out, or let its trouble befall it.
+
+        Raises:
+            Refused: As the service would, or by its trouble.
+        """
+        self.calls[operation] += 1
+        self._settle()
+        trouble = next((trouble for trouble in self.troubles if trouble.befalls(operation)), None)
+        refusal = trouble and Refused(trouble.code, trouble.message or f"{operation} is in trouble", trouble.status)
+        if refusal and trouble and not trouble.after:
+            raise refusal
+        answer = carry_out()
         if refusal:
             raise refusal
         return answer
 
     def alive(self) -> list[str]:
-        """The names of everything that exists, by kind: ``"endpoint/…"``, ``"config/…"``, ``"model/…"``."""
+        """The names of everything that exists, by kind: ``"endpoint/…"``, ``"config/…"``, ``"model/…"``, ``"schedule/…"``."""
         self._settle()
         kinds: dict[str, Iterable[str]] = {"endpoint": self.endpoints, "config": self.configs, "model": self.models}
+        kinds["schedule"] = self.scheduler.schedules
         return [f"{kind}/{name}" for kind, things in kinds.items() for name in things]
 
     def in_use(self, instance_type: str) -> int:
@@ -99,6 +123,7 @@ class Account:
         return endpoint
 
     def _settle(self) -> None:
+        self.scheduler.fire()
         now = self.clock()
         for name, endpoint in list(self.endpoints.items()):
             if endpoint.gone is not None and now >= endpoint.gone:

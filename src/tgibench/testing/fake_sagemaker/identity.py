@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import attrs
 
 from tgibench.backends.sagemaker.aws import part_of
+from tgibench.backends.sagemaker.secrecy import withheld
 from tgibench.testing.fake_sagemaker.resources import Refused
 
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ class Identity:
         )
         copy.context["timestamp"] = stamp
         signer = part_of("botocore.auth").SigV4Auth(self._frozen(), told["service"], told["region"])
-        canonical = signer.canonical_request(copy)
-        if signer.signature(signer.string_to_sign(copy, canonical), copy) != told["signature"]:
+        with withheld():
+            canonical = signer.canonical_request(copy)
+            signature = signer.signature(signer.string_to_sign(copy, canonical), copy)
+        if signature != told["signature"]:
             raise Refused(
                 "InvalidSignatureException",
                 "The request signature we calculated does not match the signature you provided.\n\n"

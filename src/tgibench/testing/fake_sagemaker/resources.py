@@ -26,6 +26,7 @@ class Trouble:
         code: The error's code.
         status: Its HTTP status.
         times: How many calls it befalls.
+        message: Its message; None for one that only names the operation.
         after: Whether the call is carried out all the same before the error is answered.
     """
 
@@ -33,6 +34,7 @@ class Trouble:
     code: str = attrs.field(default="ThrottlingException", kw_only=True)
     status: int = attrs.field(default=400, kw_only=True)
     times: int = attrs.field(default=1, kw_only=True)
+    message: str | None = attrs.field(default=None, kw_only=True)
     after: bool = attrs.field(default=False, kw_only=True)
 
     def befalls(self, operation: str) -> bool:
