@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from tgibench.backends.sagemaker.aws import Credentials
+    from tgibench.endpoints import StartUp
     from tgibench.protocols.sagemaker import SageMakerProtocol
 
 __all__ = ["SageMakerEndpoint"]
@@ -33,6 +34,7 @@ class SageMakerEndpoint:
         profile: Of the shared AWS configuration; None for what the environment says.
         url: The runtime's address; None for the region's own, or what ``AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME`` says.
         facts: What is known of it.
+        start_up: How it was started; None where it already ran.
     """
 
     protocol: SageMakerProtocol
@@ -40,6 +42,7 @@ class SageMakerEndpoint:
     profile: str | None = attrs.field(default=None, kw_only=True)
     url: str | None = attrs.field(default=None, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
+    start_up: StartUp | None = attrs.field(default=None, kw_only=True)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[HttpClient]:
