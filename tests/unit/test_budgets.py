@@ -18,6 +18,10 @@ class Prices:
 
     usd_per_hour = 36.0
 
+    def __str__(self):
+        """Its source."""
+        return "36 USD per hour, says nobody"
+
     def price(self, instance_type):
         """As `PriceTable`."""
         if instance_type == "unknown":
@@ -94,6 +98,20 @@ def test_what_fits_is_measured():
     study, lives = sweep(1.6, [tb.ClosedLoop(1, duration_s=50)], "a")
     assert (len(study), study.failures) == (1, ())
     assert lives[0][1] <= 160
+
+
+def test_the_start_up_is_priced_by_the_budget_where_the_backend_gives_no_price(tmp_path):
+    """30 s at a cent a second, with the price it rests on; it survives the disk. Without a budget it is not known."""
+    study, _ = sweep(1.6, [tb.ClosedLoop(1, duration_s=50)], "a", store=tmp_path)
+    provenance = study.measurements[0].provenance
+    assert provenance.startup_usd == pytest.approx(0.30)
+    assert provenance.startup_price == "36 USD per hour, says nobody"
+    assert provenance.first_token_after_ready_s is None
+    assert tb.read_study(tmp_path) == study
+    with pytest.raises(tb.InvalidValueError, match="startup_price that it rests on"):
+        tb.Provenance(backend="b", startup_usd=0.3)
+    with pytest.raises(tb.InvalidValueError, match="first_token_after_ready_s must be a number of at least 0"):
+        tb.Provenance(backend="b", first_token_after_ready_s=-1.0)
 
 
 def test_what_does_not_fit_is_not_started():
