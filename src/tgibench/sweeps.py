@@ -170,6 +170,7 @@ class _Sweep:
     async def run(self, parallel: int) -> None:
         """Run every load that is wanted."""
         admission = Admission(parallel, self._spending)
+        error: BaseException | None = None
         try:
             waiting = await self._candidates(parallel)
             async with asyncio.TaskGroup() as group:
@@ -186,7 +187,9 @@ class _Sweep:
         except asyncio.CancelledError:
             self.interrupted = True
         except BaseExceptionGroup as errors:
-            raise _foremost(errors) from None
+            error = _foremost(errors)
+        if error is not None:
+            raise error
 
     async def _candidates(self, parallel: int) -> list[Candidate]:
         wanted, backend = self._results.wanted, self._plan.backend
@@ -260,7 +263,7 @@ class _Sweep:
         except TimeoutError:
             if not money.reached:
                 raise
-        if money.reached:
+        if money.reached and self._results.wanted(place):
             raise BudgetError(money.sentence)
 
     async def _deploy_and_run(self, place: int, money: MoneyLimit | None) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import tgibench as tb
 from sagemaker_account import account
+from tgibench.backends import Room
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llama2_sagemaker.py"
 LOADS = [tb.ClosedLoop(users, requests=users) for users in (1, 2, 3, 4)]
@@ -63,3 +64,23 @@ async def test_the_study_runs_in_parallel_as_far_as_the_quotas_allow(monkeypatch
     assert all(cell.provenance.startup_usd > 0 for cell in study)
     assert (set(most.values()) == {1}) == (quota == 1)
     assert tb.read_study(tmp_path / "results").measurements == study.measurements
+
+
+async def test_the_backend_knows_its_room_and_its_longest_times(monkeypatch, tmp_path):
+    """What the quota leaves; where it is not known, or an endpoint is attached to, one at a time. Creating must settle before deletion."""
+    two, other = (
+        tb.Deployment("meta-llama/Llama-2-7b-hf", kind, replicas=replicas)
+        for kind, replicas in (("ml.g5.2xlarge", 2), ("ml.other.large", 1))
+    )
+    async with account(monkeypatch, tmp_path, quotas={"ml.g5.2xlarge": 3}) as fake:
+        backend = tb.SageMakerBackend(role_arn=fake.role_arn, teardown_timeout_s=5000)
+        assert await backend.rooms([two, other, two]) == [
+            Room(pool="ml.g5.2xlarge", size=3, units=2),
+            Room(pool="ml.other.large", size=1),
+            Room(pool="ml.g5.2xlarge", size=3, units=2),
+        ]
+        attached = tb.SageMakerBackend(endpoint_name="mine")
+        assert await attached.rooms([two, other]) == [Room(pool="mine", size=1)] * 2
+        longest = backend.longest_times(two)
+        assert (longest.teardown_s, longest.abandon_s) == (900, 5000)
+        assert longest.startup_s > (await backend.plan(two)).ready_timeout_s
