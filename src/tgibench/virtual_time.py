@@ -83,8 +83,8 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def on_grid(seconds: float) -> float:
-    """The nearest duration that virtual time knows."""
-    return round(seconds * _STEPS_PER_S) / _STEPS_PER_S if math.isfinite(seconds) else seconds
+    """The next duration that virtual time knows: nothing happens before it is due."""
+    return math.ceil(seconds * _STEPS_PER_S) / _STEPS_PER_S if math.isfinite(seconds) else seconds
 
 
 def is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
