@@ -2,7 +2,8 @@
 
 python examples/llama2_sagemaker.py                                          all 60 cells, emulated in virtual time
 python examples/llama2_sagemaker.py --backend sagemaker --store results      15 endpoints, one after the other: costs real money
-python examples/llama2_sagemaker.py --backend sagemaker --fake               the same against a SageMaker on this machine: free, in a minute
+python examples/llama2_sagemaker.py --backend sagemaker --parallel 4         four at once, as far as the quotas allow
+python examples/llama2_sagemaker.py --fake --parallel 15                     all at once, on a SageMaker on this machine: free, in a minute
 python examples/llama2_sagemaker.py --backend docker --only "7B-GPTQ"        what fits on the GPU of this machine
 """
 
@@ -62,37 +63,34 @@ PUBLISHED = {(cell.deployment, cell.load.concurrency): cell for cell in tb.llama
 BAD_HOST = ("meta-llama/Llama-2-7b-hf", EIGHT_A100)  # slower there than 13B at every load: no deployment is like that
 
 
-async def sweep(deployments: list[tb.Deployment], backend: Backend, *, stream: bool, store: str | None) -> tb.Study:
+async def sweep(
+    deployments: list[tb.Deployment], backend: Backend, *, stream: bool, store: str | None = None, parallel: int = 1
+) -> tb.Study:
     """The study's sweep: each deployment under its four loads; greedy, at most 50 new tokens, prompts of the lengths that it sent."""
     prompts = tb.study_prompts(max_new_tokens=50, stream=stream)
-    return await tb.sweep(deployments, LOADS, backend=backend, prompts=prompts, store=store, on_progress=_show)
+    return await tb.sweep(
+        deployments, LOADS, backend=backend, prompts=prompts, store=store, on_progress=_show, parallel=parallel
+    )
 
 
-async def sweep_on_fake(deployments: list[tb.Deployment], *, one_by_one: bool) -> tb.Study:
-    """The same against a fake account: one endpoint after the other, as a quota of 1 has it, or all of them at once; short loads."""
+async def sweep_on_fake(deployments: list[tb.Deployment], *, parallel: int) -> tb.Study:
+    """The same against a fake account whose quotas allow so many endpoints of each type; short loads."""
     machines = {deployment.instance_type for deployment in deployments}
-    quotas = dict.fromkeys(machines, 1 if one_by_one else len(deployments))
-    async with fake_sagemaker(speed=1000, quotas=quotas) as fake:
+    async with fake_sagemaker(speed=1000, quotas=dict.fromkeys(machines, parallel)) as fake:
         os.environ.update(fake.environment)
         backend = tb.SageMakerBackend(role_arn=fake.role_arn, poll_s=0.2, consistent_after_s=0.2)
         prompts = tb.study_prompts(max_new_tokens=50, stream=False)
-        groups = [deployments] if one_by_one else [[deployment] for deployment in deployments]
-        async with asyncio.TaskGroup() as together:
-            sweeps = [
-                together.create_task(tb.sweep(group, SHORT_LOADS, backend=backend, prompts=prompts)) for group in groups
-            ]
+        study = await tb.sweep(
+            deployments, SHORT_LOADS, backend=backend, prompts=prompts, on_progress=_show, parallel=parallel
+        )
         left = fake.account.alive()
-    studies = [done.result() for done in sweeps]
     print(
         "emulated in real time on this machine, whose own speed is in the figures: they show that it works, not how fast it is"
     )
     print(
         f"endpoints created and deleted: {fake.account.calls['CreateEndpoint']}; left: {', '.join(left) or 'nothing'}"
     )
-    return tb.Study(
-        tuple(cell for study in studies for cell in study),
-        tuple(failure for study in studies for failure in study.failures),
-    )
+    return study
 
 
 def compare(study: tb.Study, round_trip_s: float) -> None:
@@ -184,8 +182,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", default="", help='deployments whose label has this in it, such as "7b-hf @ ml.g5.2xlarge"'
     )
-    parser.add_argument("--fake", action="store_true", help="a SageMaker on this machine; all endpoints at once")
-    parser.add_argument("--one-by-one", action="store_true", help="on the fake: one endpoint at a time")
+    parser.add_argument("--fake", action="store_true", help="a SageMaker on this machine, and short loads")
+    parser.add_argument("--parallel", type=int, default=1, help="how many deployments may run at once")
     parser.add_argument("--store", help="folder for results; what it holds already is not measured again")
     return parser.parse_args()
 
@@ -197,13 +195,13 @@ def main() -> None:
     chosen = [deployment for deployment in DEPLOYMENTS if options.only in deployment.label]
     try:
         if options.fake:
-            emulated, study = False, asyncio.run(sweep_on_fake(chosen, one_by_one=options.one_by_one))
+            emulated, study = False, asyncio.run(sweep_on_fake(chosen, parallel=options.parallel))
         else:
             backend = load(BACKENDS, options.backend)(**given)
             # the emulator's clock is virtual; its round trip is no part of the server's time
             emulated = isinstance(backend, tb.Emulator)
             study = (tb.virtual_time.run if emulated else asyncio.run)(
-                sweep(chosen, backend, stream=options.stream, store=options.store)
+                sweep(chosen, backend, stream=options.stream, store=options.store, parallel=options.parallel)
             )
     except (tb.TgibenchError, TypeError) as error:
         sys.exit(f"cannot sweep: {error}")

@@ -47,6 +47,10 @@ class FixedPrice:
 
     usd_per_hour = 1.5
 
+    def __str__(self):
+        """Its source."""
+        return "1.5 USD per hour, says nobody"
+
     def price(self, instance_type):
         """As `PriceTable`."""
         if instance_type == "ml.g5.48xlarge":

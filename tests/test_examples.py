@@ -54,7 +54,7 @@ def test_the_sweep_over_containers_prints_its_table_and_leaves_nothing(docker):
 
 def test_the_study_runs_on_a_fake_sagemaker_and_leaves_nothing(tmp_path):
     """Its three smallest deployments, one after the other."""
-    program = [sys.executable, EXAMPLES / "llama2_sagemaker.py", "--backend", "sagemaker", "--fake", "--one-by-one"]
+    program = [sys.executable, EXAMPLES / "llama2_sagemaker.py", "--backend", "sagemaker", "--fake"]
     environment = {**os.environ, "TGIBENCH_STATE_DIR": str(tmp_path)}
     done = subprocess.run(
         [*program, "--only", "ml.g5.2xlarge"], capture_output=True, text=True, timeout=110, check=False, env=environment

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tgibench.endpoints import Timeouts
+    from tgibench.endpoints import StartUp, Timeouts
     from tgibench.protocols import StreamDecoder, WireProtocol
     from tgibench.records import StampSource
     from tgibench.requests import GenerationRequest
@@ -77,6 +77,7 @@ class HttpEndpoint:
         headers: Further headers of each request, as ``(name, value)`` pairs; their values are shown nowhere.
         verify_tls: Whether a server's certificate must be valid.
         facts: What is known of the server.
+        start_up: How it was started; None where it already ran.
 
     Raises:
         InvalidValueError: The URL is none, or the key is given twice.
@@ -89,6 +90,7 @@ class HttpEndpoint:
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_header_lines, repr=False, kw_only=True)
     verify_tls: bool = attrs.field(default=True, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
+    start_up: StartUp | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.api_key is not None and self.api_key_env is not None:

@@ -25,6 +25,7 @@ __all__ = ["ClientWatch"]
 _SCHEDULING = Path("/proc/thread-self/schedstat")  # proc(5): nanoseconds on a CPU, nanoseconds waiting for one, turns
 _LAG_SAMPLE_EVERY_S = 0.02
 _MOST_LAGS = 65_536  # kept: of the first 22 minutes all, later every second, fourth, …
+_RESTING: set[ClientWatch] = set()  # the runs for which the collector rests
 
 
 class ClientWatch:
@@ -56,16 +57,23 @@ class ClientWatch:
 
     @contextlib.contextmanager
     def collector_at_rest(self) -> Iterator[None]:
-        """Keep what exists out of the garbage collector's sight: its full passes would stall the loop."""
+        """Keep what exists out of the garbage collector's sight: its full passes would stall the loop.
+
+        Of runs side by side the first does it for all: a pass for each would stall those beside it.
+        """
         if self._virtual:
             yield
             return
-        gc.collect()
-        gc.freeze()
+        if not _RESTING:
+            gc.collect()
+            gc.freeze()
+        _RESTING.add(self)
         try:
             yield
         finally:
-            gc.unfreeze()
+            _RESTING.remove(self)
+            if not _RESTING:
+                gc.unfreeze()
 
     def _run_delay_share(self, elapsed_s: float) -> float | None:
         began_s, now_s = self._run_delay_began_s, _run_delay_s()

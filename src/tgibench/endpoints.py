@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from tgibench.records import Exchange, RequestLog, StampSource
     from tgibench.requests import GenerationRequest
 
-__all__ = ["Client", "ConnectingClient", "Endpoint", "MortalEndpoint", "ServerView", "Timeouts", "WatchedEndpoint"]
+__all__ = [
+    "Client",
+    "ConnectingClient",
+    "Endpoint",
+    "MortalEndpoint",
+    "ServerView",
+    "StartUp",
+    "StartedEndpoint",
+    "Timeouts",
+    "WatchedEndpoint",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -74,6 +84,30 @@ class Endpoint(Protocol):
     @property
     def facts(self) -> Mapping[str, str]:
         """What the server said of itself (``server``, ``version``, ``model_id``, …): part of a run's provenance."""
+
+
+@attrs.frozen(kw_only=True)
+class StartUp:
+    """What a backend knows of how it started an endpoint.
+
+    Args:
+        first_token_s: Seconds from the first request to the ready server to its first token; None where none was sent, or it failed.
+        usd_per_hour: US dollars for an hour of all of its machines; None where their price is not known.
+        price: Which price of which day and source that is; None without it.
+    """
+
+    first_token_s: float | None = None
+    usd_per_hour: float | None = None
+    price: str | None = None
+
+
+@runtime_checkable
+class StartedEndpoint(Protocol):
+    """An endpoint that was started by its backend: an addition to `Endpoint` that is asked for where it is there."""
+
+    @property
+    def start_up(self) -> StartUp | None:
+        """How it was started; None where it already ran."""
 
 
 @attrs.frozen(kw_only=True)

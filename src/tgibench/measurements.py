@@ -66,6 +66,8 @@ class Measurement:
         provenance: What one must know to judge or repeat the run.
         warnings: What a reader must be warned of, in plain sentences (see `tgibench.checks`).
         client: What the client itself may have done to the figures; None where nothing was measured, and of older results.
+        partial: Whether its load was cut off before its end by a budget: the figures are of the part that was measured, and a sweep that
+            finds such a cell in its store measures it again.
     """
 
     deployment: Deployment
@@ -76,6 +78,7 @@ class Measurement:
     provenance: Provenance
     warnings: tuple[str, ...] = ()
     client: ClientInfluence | None = None
+    partial: bool = False
 
     @property
     def key(self) -> str:
@@ -120,8 +123,8 @@ class Study:
     """What a sweep measured.
 
     Args:
-        measurements: The cells that were finished, in the order of the sweep.
-        failures: What could not be measured, and why.
+        measurements: The cells that were finished, and what there is of those that were cut off, in the order of the sweep.
+        failures: What could not be measured, and why; in that order too.
         interrupted: Whether the sweep was stopped before its end.
     """
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tgibench import virtual_time
 from tgibench._version import __version__
 from tgibench.checks import warnings_of
 from tgibench.client_limits import client_influence
-from tgibench.endpoints import ServerView, WatchedEndpoint
+from tgibench.endpoints import ServerView, StartedEndpoint, StartUp, WatchedEndpoint
 from tgibench.floor_cache import remembered_floor
 from tgibench.measurements import Measurement
 from tgibench.metrics import Metrics
@@ -20,10 +22,11 @@ from tgibench.provenance import Provenance, Source
 from tgibench.runner import run_load
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from tgibench.backends import Backend
+    from tgibench.budgets import Budget
     from tgibench.deployments import Deployment
     from tgibench.endpoints import Endpoint, Timeouts
     from tgibench.loads import LoadProfile
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from tgibench.requests import PromptSource
     from tgibench.runner import RunProgress
 
-__all__ = ["CellPlan", "measure", "run_cell"]
+__all__ = ["CellPlan", "Company", "measure", "run_cell"]
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +51,31 @@ class CellPlan:
     executor: Executor | None = None
     shards: int | None = None
     listen: str = "127.0.0.1"
+    budget: Budget | None = None
+
+
+@attrs.define(eq=False)
+class _Run:
+    most_beside: int = 0
+
+
+class Company:
+    """How many loads this process runs at once: they share its core and its event loop, and a reader should know."""
+
+    def __init__(self) -> None:
+        self._runs: list[_Run] = []
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[Callable[[], dict[str, str]]]:
+        """For as long as a load runs; what it gives tells the facts of that run. In virtual time nothing is shared."""
+        run, virtual = _Run(), virtual_time.is_virtual(asyncio.get_running_loop())
+        self._runs.append(run)
+        for each in self._runs:
+            each.most_beside = max(each.most_beside, len(self._runs) - 1)
+        try:
+            yield lambda: {"loads_beside": str(run.most_beside)} if run.most_beside and not virtual else {}
+        finally:
+            self._runs.remove(run)
 
 
 async def measure(
@@ -92,8 +120,21 @@ async def run_cell(
     *,
     ready_after_s: float | None,
     on_progress: Callable[[RunProgress], None] | None,
+    why_cancelled: Callable[[], str | None] = lambda: None,
+    facts: Callable[[], Mapping[str, str]] = dict,
 ) -> tuple[Measurement, RequestLog]:
-    """Run one load on an endpoint; the cell, and the log that it sums up."""
+    """Run one load on an endpoint; the cell, and the log that it sums up.
+
+    Args:
+        plan: What all cells share.
+        deployment: What the endpoint serves.
+        endpoint: Where the requests go.
+        load: How many and when.
+        ready_after_s: Seconds from the order to deploy until it was ready; None when it already ran.
+        on_progress: See `tgibench.run_load`.
+        why_cancelled: Asked when the run was cancelled: why, where it was not by the caller. The cell is then a part.
+        facts: Asked after the run: what else identifies it.
+    """
     began_at = datetime.now(UTC)
     view_of = await endpoint.watch_run() if isinstance(endpoint, WatchedEndpoint) else None
     log = await run_load(
@@ -108,8 +149,10 @@ async def run_cell(
         shards=plan.shards,
         listen=plan.listen,
     )
-    view = ServerView(log=log) if view_of is None or log.stopped == "cancelled" else await _seen(view_of, log)
-    log = view.log
+    cancelled = log.stopped == "cancelled"
+    view = ServerView(log=log) if view_of is None or cancelled else await _seen(view_of, log)
+    reason = why_cancelled() if cancelled else None
+    log = view.log if reason is None else attrs.evolve(view.log, stopped=reason)
     metrics = Metrics.of(log, slo=plan.slo)
     floor = None if log.health.cpu_share is None else remembered_floor(log.health.stamps)  # virtual time has no client
     source = Source.EMULATED if endpoint.facts.get("emulated") == "true" else plan.backend.source
@@ -119,12 +162,14 @@ async def run_cell(
         ended_at=datetime.now(UTC),
         seed=plan.seed,
         ready_after_s=ready_after_s,
+        **_started(plan, deployment, endpoint, ready_after_s),
         facts={
             "tgibench": __version__,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "stamps": log.health.stamps.value,
             **_shared_by(log),
+            **facts(),
             **endpoint.facts,
             **view.facts,
         },
@@ -138,6 +183,7 @@ async def run_cell(
         provenance=provenance,
         warnings=(*warnings_of(metrics, log, floor=floor), *view.warnings),
         client=client_influence(metrics, log, floor),
+        partial=reason is not None,
     )
     return measurement, log
 
@@ -165,3 +211,15 @@ async def _seen(view_of: Callable[[RequestLog], Awaitable[ServerView]], log: Req
         return await view_of(log)
     except asyncio.CancelledError:
         return ServerView(log=log, warnings=("the server's side was not read: stopped while it was waited for",))
+
+
+def _started(plan: CellPlan, deployment: Deployment, endpoint: Endpoint, ready_after_s: float | None) -> dict[str, Any]:
+    """What is known of the start-up: at the backend's price, else at that of the sweep's budget."""
+    start_up = (endpoint.start_up if isinstance(endpoint, StartedEndpoint) else None) or StartUp()
+    usd_per_hour, price = start_up.usd_per_hour, start_up.price
+    if usd_per_hour is None and plan.budget is not None:
+        usd_per_hour, price = plan.budget.usd_per_hour(deployment), plan.budget.price_of(deployment)
+    told: dict[str, Any] = {"first_token_after_ready_s": start_up.first_token_s}
+    if ready_after_s is not None and usd_per_hour is not None:
+        told |= {"startup_usd": usd_per_hour * ready_after_s / 3600, "startup_price": price}
+    return told

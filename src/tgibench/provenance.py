@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
+from attrs import validators
 
 from tgibench.errors import InvalidValueError
+from tgibench.validators import not_blank, not_negative
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,13 +46,30 @@ class Provenance:
         began_at: Wall time (UTC, aware) at which the load began; None where it is not known.
         ended_at: Wall time (UTC, aware) at which the last answer ended; None where it is not known.
         seed: The seed of arrivals, prompts and emulation; None where there was none.
-        ready_after_s: Seconds from the order to deploy until the server was ready; None when it already ran.
+        ready_after_s: Seconds from the order to deploy until the server was ready and had answered what its backend asks it first; None
+            when it already ran.
+        first_token_after_ready_s: Seconds from the first request that the ready server got to its first token; None where it is not known.
+        startup_usd: US dollars for its machines during `ready_after_s`, which is the most that the start-up is billed; None where their
+            price is not known.
+        startup_price: The price that was reckoned with, its day and source; None without `startup_usd`.
         facts: Whatever else identifies the run, text by text: server, version, image, region, host, clock.
+
+    Raises:
+        InvalidValueError: A time of day without its zone, a negative number, or dollars without the price that they rest on.
     """
 
     backend: str
     began_at: datetime | None = attrs.field(default=None, validator=_aware)
     ended_at: datetime | None = attrs.field(default=None, validator=_aware)
     seed: int | None = None
-    ready_after_s: float | None = None
+    ready_after_s: float | None = attrs.field(default=None, validator=validators.optional(not_negative))
+    first_token_after_ready_s: float | None = attrs.field(default=None, validator=validators.optional(not_negative))
+    startup_usd: float | None = attrs.field(default=None, validator=validators.optional(not_negative))
+    startup_price: str | None = attrs.field(default=None, validator=validators.optional(not_blank))
     facts: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen_facts, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.startup_usd is None) != (self.startup_price is None):
+            raise InvalidValueError(
+                f"startup_usd and the startup_price that it rests on go together, got {self.startup_usd!r} and {self.startup_price!r}"
+            )

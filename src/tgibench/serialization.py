@@ -47,6 +47,8 @@ _LOADS: dict[str, type[Any]] = {
     )
 }
 
+_YOUNGER = ("first_token_after_ready_s", "startup_usd", "startup_price")  # than the results of format version 1
+
 
 @attrs.frozen
 class RecordedLoad:
@@ -84,10 +86,14 @@ def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
             "ended_at": provenance.ended_at.isoformat() if provenance.ended_at else None,
             "seed": provenance.seed,
             "ready_after_s": provenance.ready_after_s,
+            "first_token_after_ready_s": provenance.first_token_after_ready_s,
+            "startup_usd": provenance.startup_usd,
+            "startup_price": provenance.startup_price,
             "facts": dict(provenance.facts),
         },
         "warnings": list(measurement.warnings),
         "client": _influence_to_json(measurement.client),
+        "partial": measurement.partial,
         "metrics": _metrics_to_json(measurement.metrics),
     }
 
@@ -110,10 +116,12 @@ def measurement_from_json(record: dict[str, Any]) -> Measurement:
             ended_at=_instant(provenance["ended_at"]),
             seed=provenance["seed"],
             ready_after_s=provenance["ready_after_s"],
+            **{name: provenance.get(name) for name in _YOUNGER},
             facts=provenance["facts"],
         ),
         warnings=tuple(record["warnings"]),
         client=_influence_from_json(record.get("client")),  # older results have none
+        partial=record.get("partial", False),
         metrics=_metrics_from_json(record["metrics"]),
     )
 

@@ -1,30 +1,34 @@
-"""Deploys, loads, measures and stores: every deployment once, under each of its loads."""
+"""Deploys, loads, measures and stores: every deployment once, under each of its loads; several side by side where asked for."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING
 
 import attrs
 
-from tgibench.budgets import Budget, Spending
+from tgibench.admission import Admission, Candidate, MoneyLimit
+from tgibench.backends import RationedBackend, TimedBackend
+from tgibench.budgets import Spending
 from tgibench.endpoints import Timeouts
-from tgibench.errors import BudgetError, DeployError, InvalidValueError, WorkerError
-from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
-from tgibench.measuring import CellPlan, run_cell
+from tgibench.errors import BudgetError, DeployError, InvalidValueError, TeardownError, WorkerError
+from tgibench.measuring import CellPlan, Company, run_cell
 from tgibench.storage import StudyStore
+from tgibench.sweep_results import SweepResults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from tgibench.backends import Backend
+    from tgibench.backends import Backend, Room
+    from tgibench.budgets import Budget, Lease
     from tgibench.deployments import Deployment
+    from tgibench.endpoints import Endpoint
     from tgibench.loads import LoadProfile
+    from tgibench.measurements import Measurement, Study
     from tgibench.metrics import SLO
-    from tgibench.records import RequestLog
     from tgibench.requests import PromptSource
     from tgibench.runner import RunProgress
 
@@ -36,11 +40,12 @@ class Progress:
     """How far a sweep has come.
 
     Args:
-        deployment: Label of the deployment at work.
-        load: Label of the load at work; None while the deployment is being made ready.
+        deployment: Label of the deployment that moved.
+        load: Label of its load at work; None while the deployment is being made ready.
         cells_done: Cells finished, those found in the store included.
         cells_total: Cells in all.
         run: Progress of the load at work; None between loads.
+        at_work: Deployments that are being made ready, loaded or stopped at this moment.
     """
 
     deployment: str
@@ -48,6 +53,7 @@ class Progress:
     cells_done: int
     cells_total: int
     run: RunProgress | None = None
+    at_work: int = 1
 
 
 async def sweep(
@@ -65,17 +71,22 @@ async def sweep(
     give_up_after: int = 20,
     keep_chunk_times: bool = False,
     budget: Budget | None = None,
+    parallel: int = 1,
     executor: Executor | None = None,
     shards: int | None = None,
     listen: str = "127.0.0.1",
 ) -> Study:
     """Deploy each deployment once and run every load on it.
 
-    A deployment that cannot be made ready becomes a `DeploymentFailure` and the sweep goes on. Cancelling the call (Ctrl-C under
-    `asyncio.run`) stops what was started and *returns* the finished cells, with `Study.interrupted` set.
+    A deployment that cannot be made ready becomes a `DeploymentFailure` and the sweep goes on; those beside it do not notice. Cancelling
+    the call (Ctrl-C under `asyncio.run`) stops what was started and *returns* the finished cells, with `Study.interrupted` set.
+
+    Deployments that run side by side are loaded from this one process: what its limits cost, all of them pay. `ClientHealth` is about the
+    process and its event loop, not about one run, so a client that is the limit is warned of in each of them. Reckoning the figures of a
+    finished cell holds the others up for a moment (30 ms for 1400 requests), which their `loop_lag_max_s` shows.
 
     Args:
-        deployments: What to deploy, one after the other.
+        deployments: What to deploy, in this order; also the order of what is returned and read back from the store.
         loads: The loads for each, in order.
         backend: How to deploy.
         prompts: What requests say.
@@ -87,16 +98,20 @@ async def sweep(
         slo: Limits that requests must keep to count towards goodput.
         give_up_after: A load stops after this many failures in a row.
         keep_chunk_times: Whether per-request and per-chunk columns are stored too (`.npz`, beside the cell).
-        budget: What the sweep may spend: a deployment whose worst case does not fit is not started, and load stops in time to delete
-            what serves it. Either is a `DeploymentFailure`.
+        budget: What the sweep may spend: a deployment whose worst case does not fit beside what is set aside for those that run waits for
+            them, and is not started if it does not fit then; load stops in time to delete what serves it. Either is a
+            `DeploymentFailure`. Of a load that was stopped so, the part that was measured is kept (`Measurement.partial`).
+        parallel: How many deployments may run at once. Fewer do where the backend has no room for more (a quota, the one machine) or the
+            budget does not reach.
         executor: Where the workers of each load come from, as of `tgibench.run_load`; None for this process alone.
         shards: The number of workers.
         listen: The address of this machine at which workers reach it.
 
     Raises:
-        InvalidValueError: There is no deployment or no load, or the seed is negative.
-        ResultsError: The store cannot be read or written.
-        TeardownError: Something that was started could not be stopped; nothing further is started then.
+        InvalidValueError: There is no deployment or no load, the seed is negative, or `parallel` is below 1.
+        ResultsError: The store cannot be read or written. As after a `TeardownError`, what runs is stopped.
+        TeardownError: Something that was started could not be stopped. Nothing further is started then, what runs beside it is stopped
+            too, and finished cells are in the store.
     """
     deployments, loads = tuple(deployments), tuple(loads)
     if not deployments or not loads:
@@ -105,6 +120,8 @@ async def sweep(
         )
     if seed < 0:
         raise InvalidValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+    if parallel < 1:
+        raise InvalidValueError(f"parallel must be at least 1, got {parallel!r}")
     plan = CellPlan(
         backend=backend,
         prompts=prompts,
@@ -115,149 +132,196 @@ async def sweep(
         executor=executor,
         shards=shards,
         listen=listen,
+        budget=budget,
     )
-    spending = None if budget is None else Spending(budget)
-    work = _Sweep(plan, spending, StudyStore(store) if store is not None else None, on_measurement, on_progress)
-    work.cells_total, work.keep_chunk_times = len(deployments) * len(loads), keep_chunk_times
-    try:
-        for deployment in deployments:
-            await work.deployment(deployment, loads)
-            if work.interrupted:
-                break
-    except asyncio.CancelledError:
-        work.interrupted = True
-    return Study(tuple(work.measurements), tuple(work.failures), interrupted=work.interrupted)
+    results = SweepResults(
+        deployments,
+        loads,
+        prompts=prompts.identity,
+        seed=seed,
+        backend=backend.name,
+        store=StudyStore(store) if store is not None else None,
+        keep_chunk_times=keep_chunk_times,
+    )
+    work = _Sweep(plan, results, on_measurement, on_progress)
+    await work.run(parallel)
+    return results.study(interrupted=work.interrupted)
 
 
 class _Sweep:
-    """One sweep's state: what is finished, what failed."""
+    """One sweep at work: what waits and what runs."""
 
     def __init__(
         self,
         plan: CellPlan,
-        spending: Spending | None,
-        store: StudyStore | None,
+        results: SweepResults,
         on_measurement: Callable[[Measurement], None] | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._plan, self._spending, self._store = plan, spending, store
+        self._plan, self._results = plan, results
         self._on_measurement, self._on_progress = on_measurement, on_progress
-        self.measurements: list[Measurement] = []
-        self.failures: list[DeploymentFailure] = []
+        self._spending = None if plan.budget is None else Spending(plan.budget)
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._at_load: dict[int, str] = {}
+        self._company = Company()
+        self._changed = asyncio.Event()
         self.interrupted = False
-        self.cells_total = 0
-        self.keep_chunk_times = False
-        self._cells_gone = 0
 
-    async def deployment(self, deployment: Deployment, loads: tuple[LoadProfile, ...]) -> None:
-        """Deploy once and run the loads that are not in the store."""
-        stored = {number: cell for number, load in enumerate(loads) if (cell := self._stored(deployment, load))}
-        self._cells_gone += len(stored)
-        first = len(self.measurements)
-        fresh: dict[int, Measurement] = {}
+    async def run(self, parallel: int) -> None:
+        """Run every load that is wanted."""
+        admission = Admission(parallel, self._spending)
+        error: BaseException | None = None
         try:
-            if len(stored) < len(loads):
-                await self._within_budget(deployment, loads, fresh, skip=stored.keys())
+            waiting = await self._candidates(parallel)
+            async with asyncio.TaskGroup() as group:
+                while waiting or self._running:
+                    if self.interrupted:
+                        waiting.clear()
+                        self._stop_all()
+                    while (chosen := admission.choose(waiting)) is not None:
+                        waiting.remove(chosen)
+                        self._start(chosen, admission, group)
+                    self._changed.clear()
+                    if self._running:
+                        await self._changed.wait()
+        except asyncio.CancelledError:
+            self.interrupted = True
+        except BaseExceptionGroup as errors:
+            error = _foremost(errors)
+        if error is not None:
+            raise error
+
+    async def _candidates(self, parallel: int) -> list[Candidate]:
+        wanted, backend = self._results.wanted, self._plan.backend
+        deployments = {place: deployment for place, deployment in enumerate(self._results.deployments) if wanted(place)}
+        rooms: Sequence[Room | None] = [None] * len(deployments)
+        if parallel > 1 and isinstance(backend, RationedBackend):
+            rooms = await backend.rooms(list(deployments.values()))
+        return [
+            self._candidate(place, deployment, room)
+            for (place, deployment), room in zip(deployments.items(), rooms, strict=True)
+        ]
+
+    def _candidate(self, place: int, deployment: Deployment, room: Room | None) -> Candidate:
+        plan, worst, refusal = self._plan, None, None
+        if self._spending:
+            try:
+                worst = self._spending.worst_case(
+                    deployment,
+                    [self._results.loads[number] for number in self._results.wanted(place)],
+                    answer_s=(plan.timeouts or Timeouts()).total_s,
+                    seed=plan.seed,
+                    longest=plan.backend.longest_times(deployment) if isinstance(plan.backend, TimedBackend) else None,
+                )
+            except BudgetError as error:
+                refusal = error
+        return Candidate(place=place, room=room, worst=worst, refusal=refusal)
+
+    def _start(self, chosen: Candidate, admission: Admission, group: asyncio.TaskGroup) -> None:
+        try:
+            lease = admission.enter(chosen)
+        except BudgetError as error:
+            self._results.fail(chosen.place, error, None)
+        else:
+            self._running[chosen.place] = group.create_task(self._turn(chosen, lease, admission))
+
+    def _interrupt(self) -> None:
+        """One was cancelled, and not by its budget: all are."""
+        self.interrupted = True
+        self._changed.set()
+
+    def _stop_all(self) -> None:
+        for task in self._running.values():
+            if not task.cancelling():  # once is enough: a second time might cut its stopping short
+                task.cancel()
+
+    async def _turn(self, chosen: Candidate, lease: Lease | None, admission: Admission) -> None:
+        place = chosen.place
+        try:
+            if lease is None:
+                await self._deploy_and_run(place, None)
+            else:
+                await self._within(place, MoneyLimit(lease))
+        except asyncio.CancelledError:
+            self._interrupt()
+            raise
+        except TeardownError:
+            raise
         except (DeployError, WorkerError) as error:
-            if fresh.keys() | stored.keys() == set(range(len(loads))):
+            if not self._results.wanted(place):
                 raise  # every load was run: what failed is the tear-down, and that must not pass unseen
-            self._fail(DeploymentFailure(deployment, str(error)))
-            self._cells_gone += len(loads) - len(stored) - len(fresh)
+            self._results.fail(place, error, self._at_load.get(place))
         finally:
-            cells = stored | fresh
-            self.measurements[first:] = [cells[number] for number in sorted(cells)]
+            admission.leave(chosen)
+            del self._running[place]
+            self._changed.set()
 
-    async def _within_budget(
-        self,
-        deployment: Deployment,
-        loads: tuple[LoadProfile, ...],
-        fresh: dict[int, Measurement],
-        *,
-        skip: AbstractSet[int],
-    ) -> None:
-        plan, spending, clock = self._plan, self._spending, asyncio.get_running_loop()
-        if spending is None:
-            await self._deploy_and_run(deployment, loads, fresh, skip=skip)
-            return
-        limits, wanted = plan.timeouts or Timeouts(), [load for number, load in enumerate(loads) if number not in skip]
-        allowed_s = spending.admit(deployment, wanted, answer_s=limits.total_s, seed=plan.seed)
-        ordered_s = clock.time()
+    async def _within(self, place: int, money: MoneyLimit) -> None:
         try:
-            async with asyncio.timeout(allowed_s) as limit:
-                await self._deploy_and_run(deployment, loads, fresh, skip=skip)
+            async with money:
+                await self._deploy_and_run(place, money)
         except TimeoutError:
-            if not limit.expired():
+            if not money.reached:
                 raise
-        finally:
-            spending.charge(deployment, clock.time() - ordered_s)
-        if limit.expired():
-            self.interrupted = False  # the load was stopped by the limit, not by the caller
-            raise BudgetError(
-                f"stopped after {allowed_s:.0f} s: what is left of the budget pays for stopping what serves it"
-            )
+        if money.reached and self._results.wanted(place):
+            raise BudgetError(money.sentence)
 
-    async def _deploy_and_run(
-        self,
-        deployment: Deployment,
-        loads: tuple[LoadProfile, ...],
-        fresh: dict[int, Measurement],
-        *,
-        skip: Iterable[int],
-    ) -> None:
+    async def _deploy_and_run(self, place: int, money: MoneyLimit | None) -> None:
         clock = asyncio.get_running_loop()
         ordered_s = clock.time()
-        self._report(deployment, None)
-        async with self._plan.backend.deploy(deployment) as endpoint:
+        self._report(place)
+        async with self._plan.backend.deploy(self._results.deployments[place]) as endpoint:
             ready_after_s = clock.time() - ordered_s
-            for number in sorted(set(range(len(loads))) - set(skip)):
-                load, cancelled_before = loads[number], _cancellations()
-                self._report(deployment, load)
-                measurement, log = await run_cell(
-                    self._plan,
-                    deployment,
-                    endpoint,
-                    load,
-                    ready_after_s=ready_after_s,
-                    on_progress=lambda run, load=load: self._report(deployment, load, run),  # type: ignore[misc]
-                )
-                if log.stopped == "cancelled":
-                    self.interrupted = True
+            if money:
+                money.serves()
+            for number in self._results.wanted(place):
+                if not await self._load(place, number, endpoint, money, ready_after_s):
                     return
-                fresh[number] = measurement
-                self._cells_gone += 1
-                self._keep(measurement, log)
-                if _cancellations() > cancelled_before:  # while the server's side was looked at: the cell is whole
-                    self.interrupted = True
-                    return
-        self._report(deployment, loads[-1])
+            if money:
+                money.lift()
+        self._report(place)
 
-    def _stored(self, deployment: Deployment, load: LoadProfile) -> Measurement | None:
-        if self._store is None:
-            return None
-        plan = self._plan
-        key = cell_key(deployment, load, prompts=plan.prompts.identity, seed=plan.seed, backend=plan.backend.name)
-        return self._store.finished(key)
+    async def _load(
+        self, place: int, number: int, endpoint: Endpoint, money: MoneyLimit | None, ready_after_s: float
+    ) -> bool:
+        """Run one load; False when it was stopped before its end."""
+        load, cancelled_before = self._results.loads[number], _cancellations()
+        self._at_load[place] = load.label
+        self._report(place)
+        with self._company.joined() as others:
+            measurement, log = await run_cell(
+                self._plan,
+                self._results.deployments[place],
+                endpoint,
+                load,
+                ready_after_s=ready_after_s,
+                on_progress=functools.partial(self._report, place),
+                why_cancelled=lambda: money.sentence if money and money.reached else None,
+                facts=others,
+            )
+        if log.stopped == "cancelled":
+            self._interrupt()
+            return False
+        if not measurement.partial or measurement.metrics.latency_s is not None:  # without an answer there is nothing
+            self._results.add(place, number, measurement, log)
+            if self._on_measurement:
+                self._on_measurement(measurement)
+        if _cancellations() > cancelled_before and not measurement.partial:  # while the server's side was looked at
+            if not (money and money.reached):
+                self._interrupt()
+            return False
+        return not measurement.partial
 
-    def _keep(self, measurement: Measurement, log: RequestLog) -> None:
-        if self._store:
-            self._store.add(measurement, log if self.keep_chunk_times else None)
-        if self._on_measurement:
-            self._on_measurement(measurement)
-
-    def _fail(self, failure: DeploymentFailure) -> None:
-        self.failures.append(failure)
-        if self._store:
-            self._store.add_failure(failure)
-
-    def _report(self, deployment: Deployment, load: LoadProfile | None, run: RunProgress | None = None) -> None:
+    def _report(self, place: int, run: RunProgress | None = None) -> None:
         if self._on_progress:
             self._on_progress(
                 Progress(
-                    deployment=deployment.label,
-                    load=load.label if load else None,
-                    cells_done=self._cells_gone,
-                    cells_total=self.cells_total,
+                    deployment=self._results.deployments[place].label,
+                    load=self._at_load.get(place),
+                    cells_done=self._results.cells_done,
+                    cells_total=self._results.cells_total,
                     run=run,
+                    at_work=len(self._running),
                 )
             )
 
@@ -266,3 +330,21 @@ def _cancellations() -> int:
     """How often this task was cancelled."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
+
+
+def _foremost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The gravest of several errors, with the others in its notes: what could not be stopped comes first."""
+    found = list(_leaves(errors))
+    foremost = next((error for error in found if isinstance(error, TeardownError)), found[0])
+    for other in found:
+        if other is not foremost:
+            foremost.add_note(f"and: {type(other).__name__}: {other}")
+    return foremost
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

@@ -30,9 +30,11 @@ async def test_a_sweep_deploys_measures_and_leaves_nothing(monkeypatch, tmp_path
             facts = cell.provenance.facts
             assert facts["image"].endswith("2.0.1-tgi1.0.3-gpu-py39-cu118-ubuntu20.04")
             assert facts["host_image"] == "default of ml.g5.2xlarge"
-            assert float(facts["first_token_after_ready_s"]) > 0
             assert facts["usd_per_hour"] == "1.5"
-            assert cell.provenance.ready_after_s > 0
+            provenance = cell.provenance
+            assert 0 < provenance.first_token_after_ready_s < provenance.ready_after_s
+            assert provenance.startup_usd == pytest.approx(1.5 * provenance.ready_after_s / 3600)
+            assert provenance.startup_price == "1.5 USD per hour, says nobody"
         assert fake.account.alive() == []
         assert fake.account.calls["CreateEndpoint"] == fake.account.calls["CreateModel"] == 2
         assert [line["event"] for line in journals()].count("gone") == 2

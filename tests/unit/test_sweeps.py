@@ -163,7 +163,7 @@ def test_a_line_cut_off_by_a_crash_costs_only_that_cell(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"format": "tgibench-study", "version": 99}\n', "has format version 99, this tgibench reads up to 1"),
+        ('{"format": "tgibench-study", "version": 99}\n', "has format version 99, this tgibench reads up to 2"),
         ('{"some": "json"}\n', "is no tgibench study"),
         ("not json\n", "line 1 of .* is damaged"),
         ('{"format": "tgibench-study", "version": 1}\n{"kind": "measurement"}\n', "line 2 of .* is damaged"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import attrs
 
+from tgibench.backends import one_at_a_time
 from tgibench.client import HttpEndpoint
 from tgibench.errors import DeployError
 from tgibench.protocols.tgi import TgiProtocol
@@ -17,8 +18,9 @@ from tgibench.provenance import Source
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
+    from tgibench.backends import Room
     from tgibench.deployments import Deployment
     from tgibench.protocols import WireProtocol
 
@@ -75,6 +77,10 @@ class HttpBackend:
         endpoint = self._endpoint()
         await wait_until_ready(endpoint, timeout_s=self.ready_timeout_s)
         yield attrs.evolve(endpoint, facts=await learn_facts(endpoint))
+
+    async def rooms(self, deployments: Sequence[Deployment]) -> list[Room | None]:
+        """One at a time: it is the same server for all of them."""
+        return one_at_a_time(self.url, deployments)
 
     def _endpoint(self) -> HttpEndpoint:
         return HttpEndpoint(

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
+from tgibench.backends import LongestTimes, one_at_a_time
+from tgibench.backends.first_token import FIRST_TOKEN_S, start_up_of
 from tgibench.backends.http import learn_facts, wait_until_ready
 from tgibench.backends.teardown import to_the_end
 from tgibench.client import HttpEndpoint
@@ -29,8 +31,9 @@ from tgibench.provenance import Source
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from tgibench.backends import Room
     from tgibench.deployments import Deployment
     from tgibench.protocols import WireProtocol
 
@@ -57,6 +60,8 @@ def _as_tuple(command: Iterable[str]) -> tuple[str, ...]:
 @attrs.frozen
 class ProcessBackend:
     """A server of one's own on this machine: `text-generation-launcher`, `vllm serve`, `transformers serve`, ….
+
+    When it is ready it is asked one short request, whose first token is timed. Sweeps run one such server at a time.
 
     It is stopped with all processes of its group when the context is left, and also when this process dies, by SIGKILL too. What leaves
     the group (a daemon that begins a session of its own) is beyond reach.
@@ -104,9 +109,20 @@ class ProcessBackend:
             try:
                 endpoint = HttpEndpoint(f"http://127.0.0.1:{port}", self.protocol)
                 await self._until_ready(process, endpoint, log)
-                yield attrs.evolve(endpoint, facts=await learn_facts(endpoint))
+                facts = await learn_facts(endpoint)
+                yield attrs.evolve(endpoint, facts=facts, start_up=await start_up_of(endpoint))
             finally:
                 await to_the_end(self._stop(process, guard))
+
+    async def rooms(self, deployments: Sequence[Deployment]) -> list[Room | None]:
+        """One at a time: side by side they would take each other's accelerators and cores, and show it in each other's figures."""
+        return one_at_a_time("this machine", deployments)
+
+    def longest_times(self, deployment: Deployment) -> LongestTimes:
+        """As its own limits have it."""
+        del deployment
+        stopping_s = self.stop_timeout_s + 2 * _KILL_S
+        return LongestTimes(startup_s=self.ready_timeout_s + FIRST_TOKEN_S, teardown_s=stopping_s, abandon_s=stopping_s)
 
     async def _start(self, deployment: Deployment, port: int, log: _Log, guard: _Guard) -> _Server:
         values = {**attrs.asdict(deployment), "port": port}

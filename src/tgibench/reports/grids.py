@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tgibench.measurements import Measurement
+    from tgibench.provenance import Provenance
     from tgibench.reports.columns import Row
     from tgibench.reports.plots import Series
 
@@ -172,9 +173,23 @@ def _facts_of(measurement: Measurement) -> dict[str, str]:
         "prompts": measurement.prompts,
         "seed": "none" if provenance.seed is None else str(provenance.seed),
         "day (UTC)": day,
+        "ready after": _seconds(provenance.ready_after_s),
+        "first token after ready": _seconds(provenance.first_token_after_ready_s),
+        "start-up": _start_up(provenance),
     }
     known = {name: value for name, value in told.items() if value is not None}
     return known | {f"{name} (as found)" if name in known else name: value for name, value in provenance.facts.items()}
+
+
+def _seconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3g} s"
+
+
+def _start_up(provenance: Provenance) -> str | None:
+    """What it cost at most, and by which price."""
+    if provenance.startup_usd is None:
+        return None
+    return f"at most {provenance.startup_usd:,.4g} USD ({provenance.startup_price})"
 
 
 def _listed(values: dict[str, int], count: int) -> str:

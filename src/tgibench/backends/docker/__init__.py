@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import validators
 
+from tgibench.backends import one_at_a_time
 from tgibench.backends.docker.container import Container
 from tgibench.backends.docker.endpoint import DockerEndpoint
 from tgibench.backends.docker.engine import open_engine
@@ -19,6 +20,7 @@ from tgibench.backends.docker.leftovers import remove_deployment
 from tgibench.backends.docker.ownership import labels_of
 from tgibench.backends.docker.servers import SERVERS, ServerImage
 from tgibench.backends.docker.specification import device_requests, specify
+from tgibench.backends.first_token import start_up_of
 from tgibench.backends.http import learn_facts, wait_until_ready
 from tgibench.backends.teardown import to_the_end
 from tgibench.client import HttpEndpoint
@@ -27,8 +29,9 @@ from tgibench.provenance import Source
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from tgibench.backends import Room
     from tgibench.backends.docker.engine import Engine
     from tgibench.backends.docker.specification import Gpus, Specification
     from tgibench.deployments import Deployment
@@ -76,7 +79,8 @@ class DockerBackend:
     """A container of one's own on this machine: TGI, vLLM or llama.cpp by the deployment's `server`, or any other image.
 
     The container is published on 127.0.0.1 alone, carries labels of ours and is removed on the way out, whatever happens; after a
-    kill (SIGKILL, power) `tgibench cleanup` removes what is left.
+    kill (SIGKILL, power) `tgibench cleanup` removes what is left. When it is ready it is asked one short request, whose first token is
+    timed. Sweeps run one container at a time.
 
     Args:
         server: How the server's image is run; by default by the deployment's `server`: ``"tgi"``, ``"vllm"`` or ``"llama.cpp"``.
@@ -159,11 +163,15 @@ class DockerBackend:
                 facts = {**await learn_facts(http), **await container.facts(), "image_id": str(known["Id"])}
                 self.on_progress(f"ready at {url}")
                 yield DockerEndpoint(
-                    http=attrs.evolve(http, facts=facts),
+                    http=attrs.evolve(http, facts=facts, start_up=await start_up_of(http)),
                     engine=engine.address,
                     container=container.name,
                     logs_requests=server.logs_requests,
                 )
+
+    async def rooms(self, deployments: Sequence[Deployment]) -> list[Room | None]:
+        """One at a time: side by side they would take each other's accelerators and cores, and show it in each other's figures."""
+        return one_at_a_time("this machine", deployments)
 
     @asynccontextmanager
     async def _container(

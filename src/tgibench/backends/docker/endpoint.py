@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from tgibench.client import HttpClient, HttpEndpoint
+    from tgibench.endpoints import StartUp
     from tgibench.records import RequestLog
     from tgibench.server_side import Joined
 
@@ -52,6 +53,11 @@ class DockerEndpoint:
     def facts(self) -> Mapping[str, str]:
         """What is known of the server, its image, its engine and its GPUs."""
         return self.http.facts
+
+    @property
+    def start_up(self) -> StartUp | None:
+        """How it was started."""
+        return self.http.start_up
 
     @property
     def url(self) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 from tgibench.backends.emulator.scheduler import Job, Ticket, fitting, tokens_reserved
 from tgibench.errors import TgibenchError
 from tgibench.twin.policy import EngineSettings
+from tgibench.virtual_time import on_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +129,7 @@ class Engine:
 
     def _step(self, seconds: float, then: Callable[..., None], *arguments: Any) -> None:
         """Take so long from the planned end of the step before: in real time a late call must not delay all that follow."""
-        self._step_ends_s += seconds
+        self._step_ends_s += on_grid(seconds)
         self._loop.call_at(self._step_ends_s, then, *arguments)
 
     def token_times_s(self, ticket: Ticket) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tgibench.backends.emulator.engine import Engine, EngineOverloadedError, Job
 from tgibench.records import Exchange, Failure, FailureKind, ServerTimings, StampSource
+from tgibench.virtual_time import on_grid
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -49,6 +50,11 @@ class EmulatedEndpoint:
     seed: int
     facts: Mapping[str, str]
 
+    @property
+    def one_way_s(self) -> float:
+        """Half of the round trip."""
+        return on_grid(self.round_trip_s / 2)
+
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[EmulatedClient]:
         """A client of fresh, idle engines."""
@@ -70,7 +76,7 @@ class EmulatedClient:
     async def generate(self, request: GenerationRequest, timeouts: Timeouts) -> Exchange:
         """Run a request through the least busy engine."""
         loop = asyncio.get_running_loop()
-        started_s, one_way_s = loop.time(), self.endpoint.round_trip_s / 2
+        started_s, one_way_s = loop.time(), self.endpoint.one_way_s
         await asyncio.sleep(one_way_s)
         input_tokens = count_tokens(request)
         failure = refusal(input_tokens, request, self.endpoint.settings)
@@ -97,7 +103,7 @@ class EmulatedClient:
         return self._exchange(request, engine, ticket, started_s=started_s, failure=timed_out)
 
     async def _refused(self, started_s: float, failure: Failure) -> Exchange:
-        await asyncio.sleep(self.endpoint.round_trip_s / 2)
+        await asyncio.sleep(self.endpoint.one_way_s)
         return Exchange(
             started_s=started_s,
             sent_s=started_s,
@@ -117,7 +123,7 @@ class EmulatedClient:
         failure: Failure | None,
     ) -> Exchange:
         job, now_s = ticket.job, asyncio.get_running_loop().time()
-        times_s = engine.token_times_s(ticket) + self.endpoint.round_trip_s / 2
+        times_s = engine.token_times_s(ticket) + self.endpoint.one_way_s
         tokens = np.ones(len(times_s), np.uint32)
         if failure is not None:
             arrived = times_s <= now_s

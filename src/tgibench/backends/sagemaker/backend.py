@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from tgibench.backends import LongestTimes, Room, one_at_a_time
+from tgibench.backends.first_token import first_token_s
 from tgibench.backends.sagemaker.alive import tell_expired, watched
 from tgibench.backends.sagemaker.aws import Aws
 from tgibench.backends.sagemaker.control import SERVING, ControlPlane, Kind
@@ -18,30 +21,32 @@ from tgibench.backends.sagemaker.endpoint import SageMakerEndpoint
 from tgibench.backends.sagemaker.journal import Intent, begin_journal
 from tgibench.backends.sagemaker.names import name_for, new_run, tags_for
 from tgibench.backends.sagemaker.plan import health_timeout_s, plan_of, ready_timeout_of
-from tgibench.backends.sagemaker.preflight import look
+from tgibench.backends.sagemaker.preflight import free_instances, look
 from tgibench.backends.sagemaker.server_log import ServerLog, log_group
 from tgibench.backends.sagemaker.servers import SERVERS, server_of
 from tgibench.backends.teardown import to_the_end
-from tgibench.endpoints import Timeouts
+from tgibench.endpoints import StartUp, Timeouts
 from tgibench.errors import AwsError, DeployError, PreflightError
+from tgibench.prices import PriceTable
 from tgibench.protocols.sagemaker import SageMakerProtocol
 from tgibench.provenance import Source
 from tgibench.requests import GenerationRequest
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from tgibench.backends.sagemaker.journal import Journal
     from tgibench.backends.sagemaker.plan import DeploymentPlan
     from tgibench.backends.sagemaker.preflight import Facts
     from tgibench.deployments import Deployment
-    from tgibench.prices import PriceTable
     from tgibench.protocols import WireProtocol
     from tgibench.records import Exchange
 
 __all__ = ["SageMakerBackend"]
 
+_FIRST_CALLS_S = 300.0  # before the creation and after it, the first requests included
+_DELETE_S = 900.0
 _VARIANT = "AllTraffic"
 _LOG_POLL_S = 2.0
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -139,11 +144,9 @@ class SageMakerBackend:
             control = self._control(aws, intent, journal)
             kinds = tuple(Kind) if intent.dead_man else SERVING
             try:
-                began_s = asyncio.get_running_loop().time()
                 await self._create(control, intent, plan, facts)
                 await control.wait_in_service(intent.name, plan.ready_timeout_s)
-                ready_s = asyncio.get_running_loop().time() - began_s
-                yield await self._ready(aws, plan, intent, ready_s)
+                yield await self._ready(aws, plan, intent)
             finally:
                 await to_the_end(
                     control.remove(intent.name, timeout_s=self.teardown_timeout_s, kinds=kinds, worth=intent.worth)
@@ -156,6 +159,30 @@ class SageMakerBackend:
             consistent_after_s=self.consistent_after_s,
             note=journal.write,
             warn_expired=lambda: tell_expired(intent, self.teardown_timeout_s),
+        )
+
+    async def rooms(self, deployments: Sequence[Deployment]) -> list[Room | None]:
+        """Instances of each type that the account's quotas leave; of a type whose quota is not known one deployment at a time."""
+        if self.endpoint_name is not None:
+            return one_at_a_time(self.endpoint_name, deployments)
+        free: dict[str, int | None] = {}
+        with contextlib.suppress(AwsError):  # each deployment will tell what is missing
+            aws = await self._aws()
+            for kind in dict.fromkeys(deployment.instance_type for deployment in deployments):
+                free[kind] = await free_instances(aws, kind)
+        return [
+            Room(pool=each.instance_type, size=max(1, free.get(each.instance_type) or 1), units=each.replicas)
+            for each in deployments
+        ]
+
+    def longest_times(self, deployment: Deployment) -> LongestTimes:
+        """What is in service is deleted within minutes; what is being created must settle first, within `teardown_timeout_s`."""
+        if self.endpoint_name is not None:  # nothing is created or deleted
+            return LongestTimes(startup_s=_FIRST_CALLS_S, teardown_s=1.0, abandon_s=1.0)
+        return LongestTimes(
+            startup_s=self._ready_timeout_s(deployment) + _FIRST_CALLS_S,
+            teardown_s=min(_DELETE_S, self.teardown_timeout_s),
+            abandon_s=self.teardown_timeout_s,
         )
 
     async def _aws(self) -> Aws:
@@ -228,25 +255,21 @@ class SageMakerBackend:
         await to_the_end(control.create(Kind.CONFIG, name, ProductionVariants=[variant], Tags=tags))
         await to_the_end(control.create(Kind.ENDPOINT, name, EndpointConfigName=name, Tags=tags))
 
-    async def _ready(self, aws: Aws, plan: DeploymentPlan, intent: Intent, ready_s: float) -> SageMakerEndpoint:
+    async def _ready(self, aws: Aws, plan: DeploymentPlan, intent: Intent) -> SageMakerEndpoint:
         deployment = plan.deployment
         bare = await self._endpoint(aws, deployment, intent.name)
         if intent.dead_man:
             bare = attrs.evolve(bare, expires_at=datetime.fromisoformat(intent.tags["tgibench:expires"]))
         first = await _warm_up(bare)
-        first_s = (
-            float(first.chunk_times_s[0]) - (first.sent_s or first.started_s) if len(first.chunk_times_s) else None
-        )
         told = {
             "image": plan.image,
             "host_image": plan.ami or f"default of {intent.instance_type}",
             "usd_per_hour": f"{intent.usd_per_hour:g}",
-            "startup_usd": f"{intent.usd_per_hour * ready_s / 3600:.4f}",
-            "first_token_after_ready_s": None if first_s is None else f"{first_s:.3f}",
         }
-        return attrs.evolve(
-            bare, facts={**bare.facts, **{name: text for name, text in told.items() if text is not None}}
-        )
+        facts = {**bare.facts, **{name: text for name, text in told.items() if text is not None}}
+        price = (self.prices or PriceTable.builtin(plan.region)).price(deployment.instance_type)
+        start_up = StartUp(first_token_s=first_token_s(first), usd_per_hour=plan.usd_per_hour, price=str(price))
+        return attrs.evolve(bare, facts=facts, start_up=start_up)
 
     async def _attached(self, aws: Aws, deployment: Deployment, name: str) -> SageMakerEndpoint:
         described = await ControlPlane(aws, poll_s=self.poll_s).describe(Kind.ENDPOINT, name)

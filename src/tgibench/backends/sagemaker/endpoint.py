@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tgibench.backends.sagemaker.aws import Credentials
     from tgibench.backends.sagemaker.server_log import ServerLog
+    from tgibench.endpoints import StartUp
     from tgibench.protocols.sagemaker import SageMakerProtocol
     from tgibench.records import RequestLog
 
@@ -39,6 +40,7 @@ class SageMakerEndpoint:
         expires_at: When the account itself deletes it; None where nothing does.
         facts: What is known of it.
         log: Where its container logs each request, to be read after a run; None where it does not, or it is not wanted.
+        start_up: How it was started; None where it already ran.
     """
 
     protocol: SageMakerProtocol
@@ -48,6 +50,7 @@ class SageMakerEndpoint:
     expires_at: datetime | None = attrs.field(default=None, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
     log: ServerLog | None = attrs.field(default=None, kw_only=True)
+    start_up: StartUp | None = attrs.field(default=None, kw_only=True)
 
     async def check_lasts(self, needed_s: float) -> None:
         """Whether it serves for so long: it is not deleted by then, and its credentials have not ended, or can be refreshed.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tgibench.backends.sagemaker.aws import Aws
     from tgibench.deployments import Deployment
 
-__all__ = ["Facts", "look"]
+__all__ = ["Facts", "free_instances", "look"]
 
 _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,1023}")
 _MAX_VARIABLES, _MAX_VALUE_BYTES, _MAX_ALL_BYTES = 100, 1024, 32 * 1024  # the service model's limits
@@ -207,6 +207,17 @@ async def _quota(aws: Aws, deployment: Deployment, facts: Facts) -> None:
             "wanted: ask for more with Service Quotas, or delete endpoints"
         )
         facts.problems.append(("quota", sentence))
+
+
+async def free_instances(aws: Aws, instance_type: str) -> int | None:
+    """How many instances of a type the quota leaves beside those in use; None where that cannot be found out."""
+    code = QUOTA_CODES.get(instance_type)
+    if code is None:
+        return None
+    try:
+        return int(await _limit(aws, code)) - await _used(aws, instance_type)
+    except AwsError:
+        return None
 
 
 async def _limit(aws: Aws, code: str) -> float:

@@ -1,0 +1,98 @@
+"""What a sweep has finished and what failed: in its order, whatever came first, and in its store as soon as it is there."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, TypeVar
+
+from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
+
+if TYPE_CHECKING:
+    from tgibench.deployments import Deployment
+    from tgibench.errors import TgibenchError
+    from tgibench.loads import LoadProfile
+    from tgibench.records import RequestLog
+    from tgibench.storage import StudyStore
+
+__all__ = ["SweepResults"]
+
+Place = TypeVar("Place", int, tuple[int, int])
+T = TypeVar("T")
+
+
+class SweepResults:
+    """A sweep's cells and failures. Deployments and loads are known by their places in it.
+
+    Args:
+        deployments: The sweep's.
+        loads: The sweep's.
+        prompts: The `identity` of the prompt source.
+        seed: Of every cell.
+        backend: The backend's name.
+        store: Where cells are kept; what it holds is taken at once. None for nowhere.
+        keep_chunk_times: Whether it keeps per-request and per-chunk columns too.
+    """
+
+    def __init__(
+        self,
+        deployments: tuple[Deployment, ...],
+        loads: tuple[LoadProfile, ...],
+        *,
+        prompts: str,
+        seed: int,
+        backend: str,
+        store: StudyStore | None,
+        keep_chunk_times: bool,
+    ) -> None:
+        self.deployments, self.loads = deployments, loads
+        self._store, self._keep_chunk_times = store, keep_chunk_times
+        self._keys = {
+            (place, number): cell_key(deployment, load, prompts=prompts, seed=seed, backend=backend)
+            for (place, deployment), (number, load) in itertools.product(enumerate(deployments), enumerate(loads))
+        }
+        self._cells: dict[tuple[int, int], Measurement] = {}
+        self._failures: dict[int, DeploymentFailure] = {}
+        self.cells_done = 0  # finished, or given up
+        if store:
+            store.expect(self._keys.values())
+            self._recall(store)
+
+    @property
+    def cells_total(self) -> int:
+        """Of the sweep."""
+        return len(self._keys)
+
+    def wanted(self, place: int) -> list[int]:
+        """The loads of a deployment that are not finished."""
+        cells = (self._cells.get((place, number)) for number in range(len(self.loads)))
+        return [number for number, cell in enumerate(cells) if cell is None or cell.partial]
+
+    def add(self, place: int, number: int, measurement: Measurement, log: RequestLog) -> None:
+        """A cell is finished, or cut off."""
+        self._cells[place, number] = measurement
+        self.cells_done += not measurement.partial
+        if self._store:
+            self._store.add(measurement, log if self._keep_chunk_times else None)
+
+    def fail(self, place: int, error: TgibenchError, load: str | None) -> None:
+        """What is wanted of a deployment will not be measured; `load` is the label of the one at work."""
+        failure = DeploymentFailure(self.deployments[place], str(error), load)
+        wanted = self.wanted(place)
+        self._failures[place] = failure
+        self.cells_done += len(wanted)
+        if self._store:
+            self._store.add_failure(failure, self._keys[place, wanted[0]])
+
+    def study(self, *, interrupted: bool) -> Study:
+        """What there is, in the order of the sweep."""
+        return Study(_in_order(self._cells), _in_order(self._failures), interrupted=interrupted)
+
+    def _recall(self, store: StudyStore) -> None:
+        for place, key in self._keys.items():
+            if found := store.finished(key) or store.part(key):
+                self._cells[place] = found
+                self.cells_done += not found.partial
+
+
+def _in_order(found: dict[Place, T]) -> tuple[T, ...]:
+    return tuple(found[place] for place in sorted(found))
