@@ -1,8 +1,9 @@
-"""What several tests need: a Docker engine with the emulator's image in it."""
+"""What several tests need: a Docker engine with the emulator's image in it, a certificate."""
 
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 
 import pytest
@@ -29,6 +30,31 @@ def docker():
         pytest.skip(f"no Docker engine: {problem}")
     build_image.build()
     return build_image.docker
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Certificate and key of 127.0.0.1, signed by themselves."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return files
+
+
+@pytest.fixture(scope="session")
+def tls(certificate):
+    """A server's side of TLS with that certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
 
 
 @pytest.fixture(scope="session", autouse=True)

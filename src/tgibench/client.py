@@ -6,6 +6,7 @@ import asyncio
 import os
 from array import array
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -211,18 +212,18 @@ class _Answer:
         if self._decoder is None:
             self._decoder = self._protocol.decoder(self._arrivals.head)
         self._arrivals.catch_up()
-        for _ in range(most_reads):
-            instant_s, data = next(self._pieces, (0.0, b""))
-            if not data:
-                self._pieces = self._arrivals.take()
-                instant_s, data = next(self._pieces, (0.0, b""))
-                if not data:
-                    return False
-            self._last_s = instant_s
-            for number in self._decoder.feed(data):
-                self._counts.append(number)
-                self.instants_s.append(instant_s)
-        return True
+        pieces = list(islice(self._pieces, most_reads))
+        if not pieces:
+            self._pieces = self._arrivals.take()
+            pieces = list(islice(self._pieces, most_reads))
+        feed, counts, instants_s = self._decoder.feed, self._counts, self.instants_s
+        for instant_s, data in pieces:
+            if data:
+                self._last_s = instant_s
+                for number in feed(data):
+                    counts.append(number)
+                    instants_s.append(instant_s)
+        return bool(pieces)
 
     def exchange(
         self, request: GenerationRequest, failure: Failure | None, *, started_s: float, ended_s: float
@@ -265,9 +266,10 @@ def _by_arrival(
     times_s: NDArray[np.float64], tokens: NDArray[np.uint32]
 ) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
     """What came in one read arrived as one chunk: a server or proxy that writes several events at once must not look faster."""
-    if not len(times_s):
+    apart = times_s[1:] != times_s[:-1]
+    if apart.all():
         return times_s, tokens
-    first = np.flatnonzero(np.diff(times_s, prepend=-np.inf))
+    first = np.concatenate(([0], np.flatnonzero(apart) + 1))
     return times_s[first], np.add.reduceat(tokens, first, dtype=np.uint32)
 
 

@@ -59,11 +59,9 @@ class ChunkedReads:
     def unframe(self, most_reads: int | None = None) -> bool:
         """Take the framing off the next reads; True when some are left."""
         upto = len(self.reads) if most_reads is None else min(len(self.reads), self._unframed + most_reads)
-        feed, reads = self.framing.feed, self.reads
-        for number in range(self._unframed, upto):
-            reads[number] = feed(reads[number])
+        self.framing.feed_each(self.reads, self._unframed, upto)
         self._unframed = upto
-        return upto < len(reads)
+        return upto < len(self.reads)
 
     def rest(self) -> bytes:
         """What has not been unframed."""
@@ -73,11 +71,10 @@ class ChunkedReads:
         """``(instant, bytes)`` of the body since it was last called."""
         del content
         self.unframe()
-        while self._taken < self._unframed:
-            number, self._taken = self._taken, self._taken + 1
-            data, self.reads[number] = self.reads[number], b""
-            if data:
-                yield self.instants_s[number], data
+        part, self._taken = slice(self._taken, self._unframed), self._unframed
+        taken = self.reads[part]
+        self.reads[part] = [b""] * len(taken)
+        return zip(self.instants_s[part], taken, strict=True)
 
 
 @attrs.define(eq=False)

@@ -54,7 +54,7 @@ class _Source:
     """A socket and whom to tell: what came and when, its end, what broke it."""
 
     socket: socket.socket
-    recvmsg: Callable[[int, int], tuple[bytes, list[tuple[int, int, bytes]], int, object]]
+    recvmsg_into: Callable[[list[memoryview], int], tuple[int, list[tuple[int, int, bytes]], int, object]]
     take: Callable[[float, bytes], None]
     ended: Callable[[], None]
     broken: Callable[[OSError], None]
@@ -81,6 +81,7 @@ class StampedReader:
         self._sources: dict[int, _Source] = {}
         self._next: asyncio.Handle | None = None  # the turn after a pause
         self._turned_s = loop.time()
+        self._buffer = memoryview(bytearray(_READ_BYTES))  # for all: a fresh one for each read costs more than its copy
         self._clock = WallClock(loop.time())
         self._waiting: deque[int] = deque()
         self._ready: dict[int, tuple[float, int]] = {}  # since when, and the events
@@ -133,7 +134,7 @@ class StampedReader:
         Args:
             descriptor: The socket's. Nobody else may read it.
             take: Called with each read: when it arrived by the loop's clock, and its bytes.
-            ended: Called once when the peer has ended the stream, which is then no longer read.
+            ended: Called once when the peer has ended the stream, which is then no longer read; or when this reader is closed before.
             broken: Called once with the error that a read raised; likewise.
         """
         own = socket.socket(fileno=os.dup(descriptor))
@@ -141,7 +142,7 @@ class StampedReader:
         if self.kernel:
             own.setsockopt(socket.SOL_SOCKET, _OPTION, 1)
         number = own.fileno()
-        self._sources[number] = _Source(own, own.recvmsg, take, ended, broken)
+        self._sources[number] = _Source(own, own.recvmsg_into, take, ended, broken)
         self._poller.register(number, _EDGES)
         return number
 
@@ -160,9 +161,9 @@ class StampedReader:
             source.socket.close()
 
     def close(self) -> None:
-        """Let go of everything."""
-        for number in tuple(self._sources):
-            self.remove(number)
+        """Let go of everything: whoever still waits for a socket's end, as TLS does in closing, reads it himself."""
+        for number, source in tuple(self._sources.items()):
+            self._end(number, source)
         if self._next is not None:
             self._next.cancel()
         self._loop.remove_reader(self._poller.fileno())
@@ -194,21 +195,22 @@ class StampedReader:
         """Read sockets; how many had something again very soon."""
         sources, clock, unpack, time = self._sources, self._clock, _STAMP.unpack, self._loop.time
         self._turned_s = now_s = time()
-        quick = 0
+        buffer, buffers, quick = self._buffer, [self._buffer], 0
         clock.check(now_s)
         for number, events in ready:
             source = sources.get(number)
             if source is None:  # removed in the course of this turn
                 continue
-            recvmsg = source.recvmsg
+            recvmsg_into = source.recvmsg_into
             try:
-                data, ancillary, _, _ = recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
+                size, ancillary, _, _ = recvmsg_into(buffers, _ANCILLARY_BYTES)
             except OSError as error:
                 self._not_read(number, source, error)
                 continue
-            if not data:
+            if not size:
                 self._end(number, source)
                 continue
+            data = buffer[:size].tobytes()
             if ancillary:
                 seconds, nanoseconds = unpack(ancillary[0][2])
                 arrived_s = (seconds - clock.wall_s) + nanoseconds * 1e-9 + clock.loop_s
@@ -228,9 +230,9 @@ class StampedReader:
             else:
                 body.instants_s.append(arrived_s)
                 body.reads.append(data)
-                if data.endswith(_ENDS_A_BODY) or len(data) < len(_ENDS_A_BODY):
+                if data.endswith(_ENDS_A_BODY) or size < len(_ENDS_A_BODY):
                     source.may_have_ended()
-            if events != select.EPOLLIN or len(data) == _READ_BYTES:
+            if events != select.EPOLLIN or size == _READ_BYTES:
                 ready.append((number, events))  # an edge is told once: where more may be waiting, all of it is read now
         return quick
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import ssl
 import subprocess
 import sys
 
@@ -20,31 +19,6 @@ from tgibench.testing import scripted_server
 DEPLOYMENT = tb.Deployment("org/model", "machine")
 ASK = GenerationRequest(prompt="Hello", max_new_tokens=3)
 EVENTS = b"".join(tgi_event(number, 3) for number in (1, 2, 3))
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Certificate and key of 127.0.0.1, signed by themselves."""
-    folder = tmp_path_factory.mktemp("tls")
-    files = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return files
-
-
-@pytest.fixture
-def tls(certificate):
-    """A server's side of TLS with that certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
 
 
 async def exchange_with(url, **options):

@@ -8,6 +8,8 @@ __all__ = ["ChunkedFraming"]
 
 _SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[^\r\n]*)?)")
 _LONGEST_LINE = 8190
+_LONGEST_KNOWN = 4096
+_HEADS: dict[int, bytes] = {}  # by the length of a piece: the size line with which it is one whole chunk
 
 
 class ChunkedFraming:
@@ -37,8 +39,22 @@ class ChunkedFraming:
             except ValueError:
                 size = 0
             if size and begin + size + 2 == len(data) and data.endswith(b"\r\n"):
+                if len(data) < _LONGEST_KNOWN:
+                    _HEADS[len(data)] = data[:begin]
                 return data[begin:-2]
         return self._feed_parts(data)
+
+    def feed_each(self, pieces: list[bytes], begin: int, end: int) -> None:
+        """Put in the place of some pieces what each holds of the body."""
+        known, between = _HEADS.get, False
+        for number in range(begin, end):
+            data = pieces[number]
+            head = known(len(data))
+            if between and head is not None and data.startswith(head) and data.endswith(b"\r\n"):
+                pieces[number] = data[len(head) : -2]
+            else:
+                pieces[number] = self.feed(data)
+                between = self._state is _Size and not self._line and self.malformed is None
 
     def _feed_parts(self, data: bytes) -> bytes:
         body, place = [], 0

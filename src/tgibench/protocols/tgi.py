@@ -36,8 +36,8 @@ __all__ = ["TgiCompatProtocol", "TgiProtocol"]
 
 # The routine event of a stream: a token, and nothing else yet. Anything else takes the way through the JSON parser.
 _TOKEN = (
-    rb'\{(?:"index":\d+,)?"token":\{"id":\d+,"text":"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)",'
-    rb'"logprob":(?:-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|null),"special":(?:true|false)\},'
+    rb'\{(?:"index":\d++,)?+"token":\{"id":\d++,"text":"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)",'
+    rb'"logprob":(?:-?+\d++(?:\.\d++)?+(?:[eE][-+]?+\d++)?+|null),"special":(?:true|false)\},'
     rb'"generated_text":null,"details":null\}'
 )
 _TOKEN_EVENT = re.compile(_TOKEN).fullmatch
