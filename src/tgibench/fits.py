@@ -142,10 +142,10 @@ class _Options:
     cold: bool
 
     def simulator(self, rows: Sequence[Measurement], sources: Mapping[str, PromptSource]) -> Simulate:
-        """What the discrete-event form gives for the rows' cells, for a model."""
+        """How far the discrete-event form of a model is from the rows."""
 
-        def simulate(model: PerformanceModel, seen: Observations) -> tuple[Numbers, Numbers]:
-            return seen.figures_of([self._simulated(row, sources[row.prompts], model) for row in rows])
+        def simulate(model: PerformanceModel, seen: Observations) -> Numbers:
+            return seen.errors_of([self._simulated(row, sources[row.prompts], model) for row in rows])
 
         return simulate
 

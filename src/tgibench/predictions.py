@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Method", "predict", "predict_study"]
 
+# Enough that users whose answers end together do not ask again in one instant, as they never do over a network.
+_JITTER_S = 0.002
+
 Method = Literal["closed-form", "simulation"]
 
 
@@ -180,6 +183,7 @@ def _simulated(
         settings=model.policy(question.deployment, times),
         lengths=EarlyStops(early_stop_ratio),
         round_trip_s=question.round_trip_s,
+        jitter_s=_JITTER_S,
         seed=seed,
     )
     endpoint = emulator.endpoint(question.deployment)

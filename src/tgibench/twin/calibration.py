@@ -80,14 +80,12 @@ def calibrate_closed_form(
     kept = {label: found for label, found in model.calibrations.items() if label != deployment.label}
     bare = attrs.evolve(model, calibrations=kept)
     batch = asked(seen.questions, bare)
-    correction = np.zeros(2 * len(rows))
+    correction = np.zeros_like(seen.figures)
     solution = _solved(np.zeros(2), seen, batch, correction, prior_deviation)
     for _ in range(_ROUNDS if simulate is not None else 0):
         if simulate is not None:
             found = _calibration(solution, seen, model.spread, 0.0)
-            simulated = np.log(np.concatenate(simulate(bare.with_calibration(deployment, found), seen)))
-            observed = np.log(np.concatenate([seen.times_s, seen.throughputs_tps]))
-            correction = simulated - observed - _errors(solution.x, seen, batch)
+            correction = simulate(bare.with_calibration(deployment, found), seen) - _errors(solution.x, seen, batch)
             solution = _solved(solution.x, seen, batch, correction, prior_deviation)
     loads = _candidates(candidates, seen.questions)
     deviations = np.sqrt(_explained(loads, _covariance(solution), bare))
@@ -106,17 +104,17 @@ def _solved(start: Numbers, seen: Observations, batch: Asked, correction: Number
     """Scipy's solution for the factors' logarithms; residuals are in units of their deviations: the figures', then the priors'."""
 
     def residuals(theta: Numbers) -> Numbers:
-        errors = _errors(theta, seen, batch) + correction
+        errors = (_errors(theta, seen, batch) + correction)[:2]
         return np.concatenate([errors[np.isfinite(errors)] / _NOISE, theta / prior_deviation])
 
     return least_squares(residuals, start)
 
 
 def _errors(theta: Numbers, seen: Observations, batch: Asked) -> Numbers:
-    """log(predicted / measured): times, then throughputs."""
+    """log(predicted / measured) of all figures."""
     ones = np.ones(len(seen.questions))
     answer = batch.forecast(decode_factor=np.exp(theta[0]) * ones, prefill_factor=np.exp(theta[1]) * ones)
-    return np.concatenate(seen.residuals(answer, batch.cells))
+    return seen.residuals(answer, batch.cells)
 
 
 def _covariance(solution: Any) -> Numbers:

@@ -62,7 +62,7 @@ class StepCosts:
         weights_s: Reading the weights for a decode; GPTQ's column-parallel part.
         rows_s: GPTQ's row-parallel part for one sequence; 0 for fp16.
         dequantised_s: The same for `GPTQ_DEQUANTISES_FROM` sequences and more.
-        prefill_weights_s: Reading the weights for a prefill.
+        prefill_weights_s: Reading the weights for a prefill; of GPTQ's row-parallel part, dequantising them.
         sequence_s: Computing one sequence's token in a decode.
         prompt_token_s: Computing one token of a prefill.
         cached_token_s: Reading one token's keys and values.
@@ -113,12 +113,14 @@ def step_costs(facts: dict[str, Numbers], rates: dict[str, Numbers]) -> StepCost
     launch_s = np.where(gptq, gptq_launch_s, rates["launch_s_per_layer"])
     prefill_efficiency = np.where(gptq, rates["gptq_compute_efficiency"], rates["compute_efficiency"])
     doublings = np.log2(shards)
+    weights_s = np.where(gptq, column * weight_bytes * column_read_s, weight_bytes * read_s)
+    dequantised_s = np.where(gptq, (1 - column) * parameters * _GPTQ_DEQUANTISED_BYTES * read_s, 0.0)
     return StepCosts(
         launch_s=layers * launch_s * rates["host_factor"],
-        weights_s=np.where(gptq, column * weight_bytes * column_read_s, weight_bytes * read_s),
+        weights_s=weights_s,
         rows_s=np.where(gptq, (1 - column) * weight_bytes * read_s, 0.0),
-        dequantised_s=np.where(gptq, (1 - column) * parameters * _GPTQ_DEQUANTISED_BYTES * read_s, 0.0),
-        prefill_weights_s=weight_bytes * read_s,
+        dequantised_s=dequantised_s,
+        prefill_weights_s=weights_s + dequantised_s,
         sequence_s=compute_s / rates["compute_efficiency"],
         prompt_token_s=compute_s / prefill_efficiency,
         cached_token_s=facts["kv_bytes"] * read_s,

@@ -47,8 +47,10 @@ class Emulator:
         profile: The engine's generation, instead of the one its version implies.
         lengths: How long answers are.
         round_trip_s: Network time of a request; 70 ms is what the study's rows show between client and SageMaker.
+        jitter_s: Mean of what the way to the server takes longer at times, exponentially distributed. Without it users whose answers
+            end together ask again together, for ever.
         ready_after_s: How long a deployment takes to become ready.
-        seed: Of the answers' lengths.
+        seed: Of the answers' lengths and the jitter.
     """
 
     settings: EngineSettings | None = None
@@ -58,6 +60,7 @@ class Emulator:
     profile: EngineProfile | None = None
     lengths: OutputLengths = _DEFAULT_LENGTHS
     round_trip_s: float = attrs.field(default=0.07, validator=not_negative)
+    jitter_s: float = attrs.field(default=0.0, validator=not_negative)
     ready_after_s: float = attrs.field(default=0.0, validator=not_negative)
     seed: int = 0
 
@@ -96,6 +99,7 @@ class Emulator:
             replicas=deployment.replicas,
             lengths=self.lengths,
             round_trip_s=self.round_trip_s,
+            jitter_s=self.jitter_s,
             seed=self.seed,
             facts={"server": "tgi", "version": version, "model_id": deployment.model_id, "emulated": "true"},
         )
