@@ -1,4 +1,7 @@
-"""Fits a model to one deployment from a few measured loads: how much slower or faster its decodes and prefills are than the model's."""
+"""Fits a model to one deployment from a few measured loads: how much slower or faster its decodes and prefills are than the model's.
+
+What two factors leave of the errors at the measured loads is kept too, and carried over to the loads near them (see `remainders`).
+"""
 
 from __future__ import annotations
 
@@ -84,13 +87,16 @@ def calibrate_closed_form(
     solution = _solved(np.zeros(2), seen, batch, correction, prior_deviation)
     for _ in range(_ROUNDS if simulate is not None else 0):
         if simulate is not None:
-            found = _calibration(solution, seen, model.spread, 0.0)
+            found = _calibration(solution, seen, model.spread)
             correction = simulate(bare.with_calibration(deployment, found), seen) - _errors(solution.x, seen, batch)
             solution = _solved(solution.x, seen, batch, correction, prior_deviation)
     loads = _candidates(candidates, seen.questions)
     deviations = np.sqrt(_explained(loads, _covariance(solution), bare))
-    left = float(np.sqrt(np.mean(deviations**2)))
-    calibration = _calibration(solution, seen, model.spread, left)
+    calibration = _calibration(solution, seen, model.spread, float(np.sqrt(np.mean(deviations**2))))
+    errors = _errors(solution.x, seen, batch)
+    if simulate is not None:
+        errors = simulate(bare.with_calibration(deployment, calibration), seen)
+    calibration = attrs.evolve(calibration, time_left=tuple(-errors[0]), throughput_left=tuple(-errors[1]))
     return Calibrated(
         model=bare.with_calibration(deployment, calibration),
         deployment=deployment,
@@ -102,10 +108,12 @@ def calibrate_closed_form(
 
 def _solved(start: Numbers, seen: Observations, batch: Asked, correction: Numbers, prior_deviation: float) -> Any:
     """Scipy's solution for the factors' logarithms; residuals are in units of their deviations: the figures', then the priors'."""
+    weights = seen.weights(batch.cells)
+    known = weights > 0
 
     def residuals(theta: Numbers) -> Numbers:
-        errors = (_errors(theta, seen, batch) + correction)[:2]
-        return np.concatenate([errors[np.isfinite(errors)] / _NOISE, theta / prior_deviation])
+        errors = (_errors(theta, seen, batch) + correction)[known] * weights[known]
+        return np.concatenate([errors / _NOISE, theta / prior_deviation])
 
     return least_squares(residuals, start)
 
@@ -121,7 +129,7 @@ def _covariance(solution: Any) -> Numbers:
     return np.asarray(np.linalg.inv(solution.jac.T @ solution.jac))
 
 
-def _calibration(solution: Any, seen: Observations, before: Spread, left: float) -> Calibration:
+def _calibration(solution: Any, seen: Observations, before: Spread, left: float = 0.0) -> Calibration:
     decode, prefill = (float(value) for value in np.exp(solution.x))
     deviations = np.sqrt(np.diag(_covariance(solution)))
     return Calibration(

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_closed_form", "least_squares", "robust_deviation"]
 
-_TAILS = np.array([False, False, True])  # of servers that tune kernels on line, tails tell how many stalls there were, little else
 _STEP = 1e-4
 _NOISE = 0.05
 _MOST_EVALUATIONS = 60
@@ -139,9 +138,8 @@ class _Problem:
         self._likely = np.log([prior.value for prior in priors])
         self._deviations = np.array([prior.deviation for prior in priors])
         self._upper = np.log([prior.upper for prior in priors])
-        stalled = batch.cells.tuned * batch.cells.tuning_s > 0
-        self._known = np.isfinite(seen.figures) & ~(_TAILS[:, None] & stalled)
-        self._weights = seen.weights[self._known]
+        weights = seen.weights(batch.cells)
+        self._known, self._weights = weights > 0, weights[weights > 0]
         self._correction = np.zeros(seen.figures.shape)
 
     def solve(self, start: Numbers | None = None) -> Any:

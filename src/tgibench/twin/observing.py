@@ -29,6 +29,7 @@ __all__ = ["FIGURES", "Observations", "observations"]
 FIGURES = ("time per token", "throughput", "long latency")
 """What of a measurement a fit looks at: a median, a rate and a 90th percentile."""
 
+_TAIL = 2
 _CROWDED_TAIL, _FEWEST_TOGETHER = 0.35, 1.5
 
 _TIMES = ("server_time_per_token_s", "tpot_s", "normalized_latency_s")
@@ -64,6 +65,8 @@ def _long_latency_s(row: Measurement) -> tuple[str, float] | None:
 
 
 _OBSERVED = (_time_per_token_s, _throughput_tps, _long_latency_s)
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Observations:
     """Measurements as arrays: a row for each of `FIGURES`, a column for each measurement.
@@ -78,16 +81,16 @@ class Observations:
     figures: Numbers
     names: tuple[tuple[str | None, ...], ...]
 
-    @property
-    def weights(self) -> Numbers:
-        """Of the figures' errors. With one user nothing waits, and a tail is as sure as a median: it tells what a prompt's length costs.
+    def weights(self, cells: Cells) -> Numbers:
+        """Of the figures' errors; 0 where there is no figure.
 
-        With several it hangs on who came together with whom. Where kernels are tuned on line it tells the number of stalls, and nothing.
+        With one user nothing waits, and a tail is as sure as a median: it tells what a prompt's length costs. With several it hangs on who
+        came together with whom. Of a server that tunes its kernels on line it tells how many stalls there were, and little else.
         """
-        alone = np.array([question.users < _FEWEST_TOGETHER for question in self.questions])
         weights = np.ones(self.figures.shape)
-        weights[2] = np.where(alone, 1.0, _CROWDED_TAIL)
-        return weights
+        weights[_TAIL] = np.where(cells.users < _FEWEST_TOGETHER, 1.0, _CROWDED_TAIL)
+        weights[_TAIL] *= cells.tuned * cells.tuning_s == 0
+        return np.where(np.isfinite(self.figures), weights, 0.0)
 
     def residuals(self, answer: Forecast, cells: Cells) -> Numbers:
         """log(predicted / measured), in the shape of `figures` behind the answer's own axes; NaN where nothing was measured."""

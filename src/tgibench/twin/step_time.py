@@ -287,6 +287,14 @@ class TunedOnLine:
     _met: set[int] = attrs.field(factory=set)
     _specialised: set[int] = attrs.field(factory=set)
 
+    @classmethod
+    def where_needed(cls, times: ModelledTimes) -> StepTimes:
+        """These step times of a fresh server, where the engine tunes its kernels on line; else as they are."""
+        profile = times.profile
+        if not times.gptq or not (profile.tuning_s or profile.compile_s):
+            return times
+        return cls(times, profile.tuning_s, profile.compile_s)
+
     def decode_s(self, sequences: int, context_tokens: int) -> float:
         """One token for each sequence, and the stall."""
         return self.times.decode_s(sequences, context_tokens) + self._stall_s(sequences)
