@@ -124,7 +124,7 @@ _STUDY_RANGE = FittedRange(
     users=(1.0, 20.0),
     rows=56,
 )
-# Of deployments left out of the fit in turn: p90 errors of 16 and 13 % (docs/accuracy.md), over the normal's 1.645.
+# Of deployments left out of the fit in turn: p90 errors of 15 and 14 % (docs/accuracy.md), over the normal's 1.645.
 _STUDY_SPREAD = Spread(time_per_token=0.10, throughput=0.08)
 
 
