@@ -143,7 +143,9 @@ def with_remainder(metrics: Metrics, remainder: Remainder) -> Metrics:
         figure, multiple = getattr(metrics, name, None), _multiple(name, remainder)
         if isinstance(figure, Distribution):
             known = {each: getattr(figure, each) for each in ("mean", "min", "max", "p50", "p90", "p95", "p99")}
-            moved = {each: value if value is None else value * multiple for each, value in known.items()}
+            moved: dict[str, Any] = {
+                each: value if value is None else value * multiple for each, value in known.items()
+            }
             changes[name] = attrs.evolve(figure, **moved)
         elif isinstance(figure, Estimate):
             changes[name] = attrs.evolve(figure, value=figure.value * multiple)
