@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 
 import tgibench as tb
+from tgibench.twin.fitting import robust_deviation
 
 PROMPTS = tb.study_prompts()
 BAD_HOST = ("meta-llama/Llama-2-7b-hf", "ml.p4d.24xlarge")
@@ -49,6 +50,34 @@ def line(name, found):
     median, high, most = (100 * np.quantile(found, q, axis=0) for q in (0.5, 0.9, 1.0))
     cells = " | ".join(f"{median[k]:.1f} / {high[k]:.1f} / {most[k]:.0f}" for k in (0, 1))
     print(f"| {name} | {len(found)} | {cells} |", flush=True)
+
+
+def coverage(name, predicted, rows, deviations):
+    """The share of cells within the intervals that hold 90 and 95 % of normal errors of these standard deviations (two for each cell)."""
+    off = np.abs([np.log(p / figures(row)) for p, row in zip(predicted, rows, strict=True)]) / np.array(deviations)
+    cells = " | ".join(f"{np.mean(off[:, k] <= 1.645):.0%} / {np.mean(off[:, k] <= 1.96):.0%}" for k in (0, 1))
+    INTERVALS.append(f"| {name} | {len(rows)} | {cells} |")
+
+
+INTERVALS = []
+
+
+def both(spread):
+    return [spread.time_per_token, spread.throughput]
+
+
+def of_others(predicted, rows):
+    """For each row the deviations of the other deployments' errors: an interval that its own rows have no part in."""
+    errors = [np.log(p / figures(row)) for p, row in zip(predicted, rows, strict=True)]
+    return [
+        [
+            robust_deviation(
+                np.array([e[k] for e, o in zip(errors, rows, strict=True) if o.deployment != row.deployment])
+            )
+            for k in (0, 1)
+        ]
+        for row in rows
+    ]
 
 
 def predictions(rows, model, method):
@@ -87,6 +116,9 @@ def main():
     for method in methods:
         report(rows, healthy, method)
     baselines(rows, healthy)
+    print("\n| intervals: share of held-out cells within 90 % / 95 % | n | ms/token | tokens/s |")
+    print("| --- | ---: | ---: | ---: |")
+    print("\n".join(INTERVALS))
 
 
 def report(rows, healthy, method):
@@ -94,14 +126,19 @@ def report(rows, healthy, method):
     model = tb.fit(healthy, PROMPTS, model=NEUTRAL, method=method)
     line(f"in sample, {method}", errors(predictions(healthy, model, method), healthy))
     left_out = held_out(rows, healthy, lambda row: row.deployment, method)
-    line(f"leave one deployment out, {method}", errors([left_out[id(row)][0] for row in healthy], healthy))
+    unseen = [left_out[id(row)][0] for row in healthy]
+    line(f"leave one deployment out, {method}", errors(unseen, healthy))
+    coverage(f"leave one deployment out, {method}", unseen, healthy, of_others(unseen, healthy))
     bad = [row for row in rows if is_bad(row)]
     line(f"… 7B on ml.p4d, as if healthy, {method}", errors([left_out[id(row)][0] for row in bad], bad))
     by_size = held_out(healthy, healthy, size_of, method)
     line(f"leave one model size out, {method}", errors([by_size[id(row)][0] for row in healthy], healthy))
     twenty = [row for row in healthy if row.load.concurrency == 20]
     low = tb.fit([row for row in healthy if row.load.concurrency in {1, 5}], PROMPTS, model=NEUTRAL, method=method)
-    line(f"20 users from 1 and 5, {method}", errors(predictions(twenty, low, method), twenty))
+    beyond = predictions(twenty, low, method)
+    line(f"20 users from 1 and 5, {method}", errors(beyond, twenty))
+    wide = [both(low.spread_of(row.deployment, extrapolated=True)) for row in twenty]
+    coverage(f"20 users from 1 and 5, {method}", beyond, twenty, wide)
     calibrated(rows, left_out, method)
     print(f"<!-- {method}: {time.process_time() - began:.0f} s of CPU -->")
     print("<!--", {name: float(f"{value:.2g}") for name, value in model.uncertainty.items()}, model.spread, "-->")
@@ -117,7 +154,7 @@ def size_of(row):
 
 def calibrated(rows, left_out, method):
     """The middle loads of each deployment from its rows at 1 and 20 users, with shared parameters that never saw it."""
-    predicted, middle = [], []
+    predicted, middle, spreads = [], [], []
     by_deployment = defaultdict(list)
     for row in rows:
         by_deployment[row.deployment].append(row)
@@ -128,7 +165,9 @@ def calibrated(rows, left_out, method):
         found = tb.calibrate(model, ends, PROMPTS, method=method)
         middle += between
         predicted += predictions(between, found.model, method)
+        spreads += [both(found.calibration.spread)] * len(between)
     line(f"5 and 10 users, calibrated with 1 and 20 (all 15 deployments), {method}", errors(predicted, middle))
+    coverage(f"5 and 10 users, calibrated with 1 and 20, {method}", predicted, middle, spreads)
 
 
 def baselines(rows, healthy):

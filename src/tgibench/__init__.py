@@ -170,6 +170,7 @@ if TYPE_CHECKING:
     from tgibench.twin.hardware import Link as Link
     from tgibench.twin.parameters import Prior as Prior
     from tgibench.twin.performance import PerformanceModel as PerformanceModel
+    from tgibench.twin.policy import EngineSettings as EngineSettings
     from tgibench.twin.racing import Goal as Goal
     from tgibench.twin.rows import measurement_of_row as measurement_of_row
     from tgibench.twin.shapes import ModelShape as ModelShape
@@ -291,6 +292,7 @@ _HOMES = {
     "twin.hardware": ("Gpu", "Instance", "Link"),
     "twin.parameters": ("Prior",),
     "twin.performance": ("PerformanceModel",),
+    "twin.policy": ("EngineSettings",),
     "twin.racing": ("Goal",),
     "twin.rows": ("measurement_of_row",),
     "twin.shapes": ("ModelShape",),

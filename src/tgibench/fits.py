@@ -46,7 +46,8 @@ def fit(
 ) -> PerformanceModel:
     """Estimate the shared parameters from measurements of many deployments, of any laboratory.
 
-    Robust least squares on the logarithms of times per token and of tokens per second, with weak priors on every parameter. Rows are
+    Robust least squares on the logarithms of times per token, of tokens per second and, where it is known, of latency's 90th percentile
+    (with less weight where several users come together), with weak priors on every parameter. Rows are
     `Measurement`s of any source; `tgibench.measurement_of_row` makes one from plain figures. The result carries the spread of the
     errors, the range of the fit and the uncertainty of each parameter.
 
@@ -95,7 +96,8 @@ def calibrate(
 ) -> Calibrated:
     """Fit two factors, of decodes and of prefills, to one to three measured loads of one deployment.
 
-    Measure the lowest and the highest load that matter, then one between: `Calibrated.measure_next` says which.
+    Measure the lowest and the highest load that matter, then one between: `Calibrated.measure_next` says which. What the factors leave
+    of the errors is carried over to loads near those that were measured, so that predictions agree with measurements there.
 
     Args:
         model: The shared parameters.
@@ -142,10 +144,10 @@ class _Options:
     cold: bool
 
     def simulator(self, rows: Sequence[Measurement], sources: Mapping[str, PromptSource]) -> Simulate:
-        """What the discrete-event form gives for the rows' cells, for a model."""
+        """How far the discrete-event form of a model is from the rows."""
 
-        def simulate(model: PerformanceModel, seen: Observations) -> tuple[Numbers, Numbers]:
-            return seen.figures_of([self._simulated(row, sources[row.prompts], model) for row in rows])
+        def simulate(model: PerformanceModel, seen: Observations) -> Numbers:
+            return seen.errors_of([self._simulated(row, sources[row.prompts], model) for row in rows])
 
         return simulate
 

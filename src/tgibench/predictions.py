@@ -23,8 +23,9 @@ from tgibench.twin.forecasting import (
     closed_form_measurements,
     published_throughput_tps,
     with_model_intervals,
+    with_remainder,
 )
-from tgibench.twin.performance import PerformanceModel
+from tgibench.twin.performance import PerformanceModel, Remainder
 from tgibench.twin.step_time import TunedOnLine
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from tgibench.twin.step_time import ModelledTimes
 
 __all__ = ["Method", "predict", "predict_study"]
+
+# Enough that users whose answers end together do not ask again in one instant, as they never do over a network.
+_JITTER_S = 0.002
 
 Method = Literal["closed-form", "simulation"]
 
@@ -85,11 +89,12 @@ def predict(
     log = _simulated(question, prompts, model, times, seed=seed, early_stop_ratio=early_stop_ratio)
     users = question.users if isinstance(load, ClosedLoop) else None
     spread = model.spread_of(deployment, extrapolated=bool(model.beyond(times, users)))
-    metrics = with_model_intervals(Metrics.of(log), spread)
+    remainder = Remainder() if users is None else model.remainder(deployment, users)
+    metrics = with_model_intervals(with_remainder(Metrics.of(log), remainder), spread)
     if log.concurrency is not None:
         served_s = float(np.mean((log.queue_s + log.inference_s)[log.succeeded]))
         shown = published_throughput_tps(log.concurrency, table.longest_output, served_s)
-        metrics = attrs.evolve(metrics, littles_law_throughput_tps=shown)
+        metrics = attrs.evolve(metrics, littles_law_throughput_tps=shown * remainder.throughput)
     return as_predicted(
         question, metrics, times, model, prompts=prompts.identity, seed=seed, method=method, users=users
     )
@@ -173,13 +178,12 @@ def _simulated(
         raise RunningLoopError(
             "an event loop is running here: write `await asyncio.to_thread(tgibench.predict, ...)` for a simulation"
         )
-    profile = times.profile
-    tuned = question.cold and times.gptq and (profile.tuning_s or profile.compile_s)
     emulator = Emulator(
-        step_times=TunedOnLine(times, profile.tuning_s, profile.compile_s) if tuned else times,
+        step_times=TunedOnLine.where_needed(times) if question.cold else times,
         settings=model.policy(question.deployment, times),
         lengths=EarlyStops(early_stop_ratio),
         round_trip_s=question.round_trip_s,
+        jitter_s=_JITTER_S,
         seed=seed,
     )
     endpoint = emulator.endpoint(question.deployment)

@@ -192,3 +192,41 @@ def test_the_scheduler_follows_the_version(version, ratio, longest, total, chunk
 def test_models_are_known_by_family_and_size(model_id, name):
     """Owner, case and suffixes do not matter."""
     assert find_model(model_id).name == name
+
+
+def first_and_second_load(cold):
+    """Tokens per second of two loads of one GPTQ deployment, one after the other."""
+    gptq = attrs.evolve(DEPLOYMENT, model_id="TheBloke/Llama-2-7B-GPTQ", quantization="gptq")
+
+    async def main():
+        async with tb.Emulator(cold=cold).deploy(gptq) as endpoint:
+            logs = [await tb.run_load(endpoint, tb.ClosedLoop(2, duration_s=60), tb.study_prompts()) for _ in range(2)]
+        return [tb.Metrics.of(log).output_throughput_tps.value for log in logs]
+
+    return tb.virtual_time.run(main())
+
+
+def test_a_cold_server_tunes_its_kernels_in_its_first_load():
+    """That load loses more than a tenth of its tokens, the next none."""
+    warm, cold = first_and_second_load(cold=False), first_and_second_load(cold=True)
+    assert cold[0] < 0.9 * warm[0]
+    assert cold[1] == pytest.approx(warm[1], rel=0.02)
+
+
+def test_jitter_keeps_users_from_asking_in_one_instant():
+    """Without it users whose answers end together are always prefilled together and never wait; with it some do; seeds repeat it."""
+
+    def waits(**given):
+        emulator = attrs.evolve(FIXED, **given)
+        load = tb.ClosedLoop(4, duration_s=300)
+        log = tb.virtual_time.run(
+            tb.run_load(emulator.endpoint(DEPLOYMENT), load, tb.PromptLengths(input_tokens=(20,), max_new_tokens=3))
+        )
+        return log.queue_s[log.succeeded]
+
+    later = waits()[4:]
+    assert later.max() == 0.0
+    scattered = waits(jitter_s=0.01)
+    assert scattered.mean() > 0.1
+    assert waits(jitter_s=0.01).tolist() == scattered.tolist()
+    assert waits(jitter_s=0.01, seed=5).tolist() != scattered.tolist()

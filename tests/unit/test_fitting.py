@@ -66,6 +66,7 @@ def rows():
                     LENGTHS,
                     tpot_s=metrics.tpot_s.p50,
                     output_throughput_tps=metrics.output_throughput_tps.value,
+                    latency_p90_s=metrics.latency_s.p90,
                     requests=metrics.counts["succeeded"],
                 )
             )
@@ -114,6 +115,17 @@ def test_a_fit_knows_its_range():
     assert tb.predict(DEPLOYMENTS[0], tb.ClosedLoop(6, duration_s=40), LENGTHS, model=model).warnings == ()
     beyond = tb.predict(DEPLOYMENTS[0], tb.ClosedLoop(30, duration_s=40), LENGTHS, model=model)
     assert "fitted to 1 to 12" in beyond.warnings[0]
+
+
+def test_tails_of_low_loads_tell_what_high_loads_cost():
+    """From one and four users, the 90th percentiles bring the link's bandwidth nearer to the truth than medians and rates alone."""
+    low = [row for row in rows() if row.load.concurrency < 12]
+    without = [attrs.evolve(row, metrics=attrs.evolve(row.metrics, latency_s=None)) for row in low]
+    errors = [
+        abs(math.log(tb.fit(chosen, LENGTHS, model=ignorant()).instances["W x 4"].link.bandwidth_gb_per_s / 12.0))
+        for chosen in (low, without)
+    ]
+    assert errors[0] < errors[1]
 
 
 def test_prompts_may_be_given_by_row():
@@ -194,6 +206,33 @@ def test_calibration_finds_both_factors():
     assert tb.predict(
         deployment, tb.ClosedLoop(4, duration_s=40), LENGTHS, model=found.model
     ).metrics.tpot_s.p50 == pytest.approx(between, rel=0.04)
+
+
+@pytest.mark.parametrize("method", ["closed-form", "simulation"])
+def test_calibrated_predictions_agree_with_what_was_measured(method):
+    """Where two factors cannot bend the model to both ends, what they leave is carried over: all there, part of it between."""
+    deployment = DEPLOYMENTS[5]
+    low, between, high = (row for row in rows() if row.deployment == deployment)
+    odd = [attrs.evolve(low, metrics=slower(low.metrics, 1.1)), attrs.evolve(high, metrics=faster_tokens(high.metrics))]
+    found = tb.calibrate(fitted(), odd, LENGTHS, method=method)
+    bare = attrs.evolve(found.calibration, time_left=(), throughput_left=())
+    figures = {}
+    for model in (found.model, found.model.with_calibration(deployment, bare)):
+        for row in (*odd, between):
+            guess = tb.predict(deployment, row.load, LENGTHS, model=model, method=method).metrics
+            figures.setdefault(row.load.concurrency, []).append((guess.tpot_s.p50, guess.output_throughput_tps.value))
+    for row in odd:
+        carried, left = figures[row.load.concurrency]
+        assert carried[0] == pytest.approx(row.metrics.tpot_s.p50, rel=0.02)
+        assert carried[1] == pytest.approx(row.metrics.output_throughput_tps.value, rel=0.02)
+        assert left != pytest.approx(carried, rel=0.02)
+    carried, left = figures[4]
+    assert 0.001 < abs(math.log(carried[0] / left[0])) < 0.1
+
+
+def faster_tokens(metrics):
+    """Times per token a tenth shorter at the same throughput, which no factors give."""
+    return attrs.evolve(metrics, tpot_s=attrs.evolve(metrics.tpot_s, p50=0.9 * metrics.tpot_s.p50))
 
 
 def test_a_bad_host_is_flagged():

@@ -88,6 +88,7 @@ class Forecast:
         ttft_s: Median time to the first token as a client sees it.
         queue_s: Mean wait before prefill.
         latency_s: Mean time on the server, wait and stalls included.
+        long_latency_s: Its 90th percentile; rough.
         requests: Number of requests of a replica.
         running: Mean number of sequences in a decode.
     """
@@ -97,6 +98,7 @@ class Forecast:
     ttft_s: Numbers
     queue_s: Numbers
     latency_s: Numbers
+    long_latency_s: Numbers
     requests: Numbers
     running: Numbers
 
@@ -134,8 +136,10 @@ def forecast(costs: StepCosts, cells: Cells, decode_factor: Numbers, prefill_fac
         cycle_s = (cycle_s + latency_s + cells.round_trip_s) / 2
     span_s = np.where(np.isnan(cells.duration_s), count / cells.users * cycle_s + tuning_s, cells.duration_s)
     slowed = 1 / np.maximum(1 - tuning_s / span_s, 1 - _LONGEST_TUNING)
-    quantile = _quantile_of_the_median(cells, alone, span_s / (cycle_s * slowed))
-    own_prefill_s, spread_s = _prefill_at(costs, nodes, quantile, alone, running)
+    cycles = span_s / (cycle_s * slowed)
+    own_prefill_s, spread_s = _prefill_at(costs, nodes, _quantile(cells, alone, cycles, 0.5), alone, running)
+    long_prefill_s, long_spread_s = _prefill_at(costs, nodes, _quantile(cells, alone, cycles, 0.9), alone, running)
+    longer_s = np.where(alone, long_prefill_s - own_prefill_s, long_spread_s - spread_s) * prefill_factor
     stalled_s = np.where(alone, own_prefill_s, groups * prefill_s / prefill_factor + spread_s) * prefill_factor
     full = cells.longest_output
     own_first_s = np.where(alone, own_prefill_s * prefill_factor, prefill_s)
@@ -147,6 +151,7 @@ def forecast(costs: StepCosts, cells: Cells, decode_factor: Numbers, prefill_fac
         ttft_s=queue_s + own_first_s + cells.round_trip_s,
         queue_s=queue_s,
         latency_s=latency_s * slowed,
+        long_latency_s=queue_s + inference_s + longer_s,
         requests=count / slowed,
         running=batch,
     )
@@ -192,10 +197,10 @@ def _with_nodes(costs: StepCosts) -> StepCosts:
     return type(costs)(**{field.name: np.asarray(getattr(costs, field.name))[..., None] for field in fields})
 
 
-def _quantile_of_the_median(cells: Cells, alone: NDArray[np.bool_], cycles: Numbers) -> Numbers:
-    """Where the median over all requests lies among those that met no stall."""
+def _quantile(cells: Cells, alone: NDArray[np.bool_], cycles: Numbers, share: float) -> Numbers:
+    """Where a quantile over all requests lies among those that met no stall."""
     stalled = np.where(alone, 7.0 / (cycles + 6.0), 12.0 / np.sqrt(np.maximum(cells.users, 1.0)) / (cycles + 10.0))
-    return np.minimum(0.5 / (1 - np.minimum(cells.tuned * stalled, 0.45)), 0.97)
+    return np.minimum(share / (1 - np.minimum(cells.tuned * stalled, 0.45)), 0.97)
 
 
 def _prefill_at(

@@ -61,7 +61,7 @@ EAGER = EngineProfile(
     gptq_compute_efficiency=0.502,
     tuning_s=1.079,
     compile_s=2.550,
-    source="tgibench.fit by simulation to the 2023 study's rows of TGI 1.0.3, 7B on ml.p4d.24xlarge left out; see docs/accuracy.md",
+    source="fitted by simulation to the 2023 study's medians and rates, TGI 1.0.3, 7B on ml.p4d.24xlarge left out; see docs/accuracy.md",
 )
 CUDA_GRAPHS = EngineProfile(
     name="cuda-graphs",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tgibench.twin.parameters import Parameter, Prior
 
     Numbers = NDArray[np.float64]
-    Simulate = Callable[[PerformanceModel, Observations], tuple[Numbers, Numbers]]
+    Simulate = Callable[[PerformanceModel, Observations], Numbers]
 
 __all__ = ["fit_closed_form", "least_squares", "robust_deviation"]
 
@@ -73,8 +73,8 @@ def fit_closed_form(
         round_trip_s: Network time of a request.
         early_stop_ratio: Share of answers that end before their limit.
         cold: Whether the servers were fresh.
-        simulate: What the discrete-event form gives for a model: times per token and throughputs of the observed cells. The closed form
-            is then corrected, cell by cell, to agree with it, which needs no measurement.
+        simulate: How far the discrete-event form of a model is from the observations. The closed form is then corrected, cell by cell,
+            to agree with it, which needs no measurement.
         cross_validate: Whether the spread is that of deployments left out in turn rather than that of the fit.
 
     Raises:
@@ -87,7 +87,7 @@ def fit_closed_form(
     seen = observations(rows, prompts, round_trip_s=round_trip_s, early_stop_ratio=early_stop_ratio, cold=cold)
     batch = asked(seen.questions, model)
     parameters = parameters_of(batch.times, {**PRIORS, **(priors or {})}, cold=cold)
-    figures = int(np.isfinite(seen.times_s).sum() + np.isfinite(seen.throughputs_tps).sum())
+    figures = int(np.isfinite(seen.figures[:2]).sum())
     if figures <= len(parameters):
         raise InvalidValueError(
             f"a fit of {len(parameters)} parameters needs more figures than that, got {figures} from {len(seen.questions)} "
@@ -121,7 +121,7 @@ def _held_out_spread(
         fitted = fit_closed_form(others, prompts, model=model, priors=priors, **options)
         seen = observations(left_out, prompts, **options)
         batch = asked(seen.questions, fitted)
-        time_errors, throughput_errors = seen.residuals(batch.forecast(), batch.cells)
+        time_errors, throughput_errors, *_ = seen.residuals(batch.forecast(), batch.cells)
         times.append(time_errors)
         throughputs.append(throughput_errors)
     return Spread(
@@ -138,8 +138,9 @@ class _Problem:
         self._likely = np.log([prior.value for prior in priors])
         self._deviations = np.array([prior.deviation for prior in priors])
         self._upper = np.log([prior.upper for prior in priors])
-        self._known = np.concatenate([np.isfinite(seen.times_s), np.isfinite(seen.throughputs_tps)])
-        self._correction = np.zeros(2 * len(seen.questions))
+        weights = seen.weights(batch.cells)
+        self._known, self._weights = weights > 0, weights[weights > 0]
+        self._correction = np.zeros(seen.figures.shape)
 
     def solve(self, start: Numbers | None = None) -> Any:
         """Scipy's solution, from the priors' middle or from another's."""
@@ -154,11 +155,9 @@ class _Problem:
             bounds=(np.full(len(self._likely), -np.inf), self._upper),
         )
 
-    def correct(self, theta: Numbers, simulated: tuple[Numbers, Numbers]) -> None:
-        """Make the closed form agree with a simulation at these parameters."""
-        closed = self._logarithms(theta[None])[0]
-        observed = np.concatenate([np.log(self._seen.times_s), np.log(self._seen.throughputs_tps)])
-        self._correction = np.log(np.concatenate(simulated)) - observed - closed
+    def correct(self, theta: Numbers, simulated: Numbers) -> None:
+        """Make the closed form agree with a simulation at these parameters, whose errors are given."""
+        self._correction = simulated - self._logarithms(theta[None])[0]
 
     def model_at(self, model: PerformanceModel, theta: Numbers) -> PerformanceModel:
         """The model with these parameters."""
@@ -170,11 +169,11 @@ class _Problem:
     def result(self, model: PerformanceModel, solution: Any) -> PerformanceModel:
         """The fitted model, with its range, its errors and the uncertainty of each parameter."""
         errors = self._logarithms(solution.x[None])[0] + self._correction
-        cells = len(self._seen.questions)
-        inflated = np.sqrt(self._known.sum() / (self._known.sum() - len(self._parameters)))
+        figures = self._known[:2].sum()
+        inflated = np.sqrt(figures / (figures - len(self._parameters)))
         spread = Spread(
-            time_per_token=float(robust_deviation(errors[:cells]) * inflated),
-            throughput=float(robust_deviation(errors[cells:]) * inflated),
+            time_per_token=float(robust_deviation(errors[0]) * inflated),
+            throughput=float(robust_deviation(errors[1]) * inflated),
         )
         jacobian = self._jacobian(solution.x)
         rows = len(jacobian) - len(self._parameters)
@@ -195,7 +194,7 @@ class _Problem:
         )
 
     def _logarithms(self, thetas: Numbers) -> Numbers:
-        """log(predicted / measured) of all cells for each row of parameters: times, then throughputs."""
+        """log(predicted / measured) of all figures of all cells, for each row of parameters."""
         rates = {
             name: np.broadcast_to(values, (len(thetas), len(values))) for name, values in self._batch.rates.items()
         }
@@ -203,10 +202,10 @@ class _Problem:
         for place, parameter in enumerate(self._parameters):
             rates[parameter.rate] = np.where(parameter.cells, values[:, place, None], rates[parameter.rate])
         answer = self._batch.forecast(rates)
-        return np.concatenate(self._seen.residuals(answer, self._batch.cells), axis=1)
+        return self._seen.residuals(answer, self._batch.cells)
 
     def _residuals(self, thetas: Numbers) -> Numbers:
-        errors = (self._logarithms(thetas) + self._correction)[:, self._known]
+        errors = (self._logarithms(thetas) + self._correction)[:, self._known] * self._weights
         prior = (thetas - self._likely) / self._deviations * _NOISE
         return np.concatenate([errors, prior], axis=1)
 

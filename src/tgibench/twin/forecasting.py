@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tgibench.stats import Interval
     from tgibench.twin.asking import Question
-    from tgibench.twin.performance import PerformanceModel, Spread
+    from tgibench.twin.performance import PerformanceModel, Remainder, Spread
     from tgibench.twin.step_time import ModelledTimes
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "interval_of",
     "published_throughput_tps",
     "with_model_intervals",
+    "with_remainder",
 ]
 
 FIRST_TOKEN_DEVIATION = 0.3
@@ -36,7 +37,9 @@ FIRST_TOKEN_DEVIATION = 0.3
 _Z = 1.96
 _AWAY = frozenset({"output_tokens", "input_tokens"})
 _FIRST_TOKEN = frozenset({"ttft_s", "queue_s"})
-_RATES = frozenset({"output_throughput_tps", "request_throughput_rps", "goodput_rps"})
+_RATES = frozenset({"output_throughput_tps", "request_throughput_rps", "goodput_rps", "requests"})
+_TIMES_PER_TOKEN = frozenset({"server_time_per_token_s", "time_per_token_s", "tpot_s", "icl_s", "normalized_latency_s"})
+_LATENCIES = frozenset({"latency_s", "long_latency_s"})
 
 
 def interval_of(value: float, deviation: float) -> Interval:
@@ -72,6 +75,8 @@ def closed_form_measurements(
     measurements = []
     for place, (question, times) in enumerate(zip(questions, batch.times, strict=True)):
         figures = {name: values[place] for name, values in columns.items()}
+        remainder = model.remainder(question.deployment, question.users)
+        figures = {name: value * _multiple(name, remainder) for name, value in figures.items()}
         extrapolated = bool(model.beyond(times, question.users))
         measurements.append(
             as_predicted(
@@ -129,6 +134,31 @@ def as_predicted(
         ),
         warnings=tuple(warnings),
     )
+
+
+def with_remainder(metrics: Metrics, remainder: Remainder) -> Metrics:
+    """Simulated metrics multiplied by what a calibration says beyond its factors."""
+    changes: dict[str, Any] = {}
+    for name in (*_TIMES_PER_TOKEN, *_LATENCIES, *_RATES):
+        figure, multiple = getattr(metrics, name, None), _multiple(name, remainder)
+        if isinstance(figure, Distribution):
+            known = {each: getattr(figure, each) for each in ("mean", "min", "max", "p50", "p90", "p95", "p99")}
+            moved: dict[str, Any] = {
+                each: value if value is None else value * multiple for each, value in known.items()
+            }
+            changes[name] = attrs.evolve(figure, **moved)
+        elif isinstance(figure, Estimate):
+            changes[name] = attrs.evolve(figure, value=figure.value * multiple)
+    return attrs.evolve(metrics, **changes)
+
+
+def _multiple(name: str, remainder: Remainder) -> float:
+    """Of a figure of `Metrics` or of the closed form's answer."""
+    if name in _TIMES_PER_TOKEN:
+        return remainder.time
+    if name in _LATENCIES:
+        return 1 / remainder.throughput
+    return remainder.throughput if name in _RATES else 1.0
 
 
 def with_model_intervals(metrics: Metrics, spread: Spread) -> Metrics:

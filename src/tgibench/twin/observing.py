@@ -10,6 +10,7 @@ import numpy as np
 
 from tgibench.errors import InvalidValueError
 from tgibench.provenance import Source
+from tgibench.stats import Distribution
 from tgibench.twin.asking import PromptTable, Question
 
 if TYPE_CHECKING:
@@ -18,81 +19,109 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tgibench.measurements import Measurement
-    from tgibench.metrics import Metrics
     from tgibench.requests import PromptSource
     from tgibench.twin.closed_form import Cells, Forecast
 
     Numbers = NDArray[np.float64]
 
-__all__ = ["Observations", "observations", "throughput_tps", "time_per_token_s"]
+__all__ = ["FIGURES", "Observations", "observations"]
+
+FIGURES = ("time per token", "throughput", "long latency")
+"""What of a measurement a fit looks at: a median, a rate and a 90th percentile."""
+
+_TAIL = 2
+_CROWDED_TAIL, _FEWEST_TOGETHER = 0.35, 1.5
 
 _TIMES = ("server_time_per_token_s", "tpot_s", "normalized_latency_s")
 
 
-def time_per_token_s(metrics: Metrics) -> tuple[str, float] | None:
+def _time_per_token_s(row: Measurement) -> tuple[str, float] | None:
     """The first known of the server's time per token, the time per token after the first, and latency per token: its median."""
     for name in _TIMES:
-        figure = getattr(metrics, name)
+        figure = getattr(row.metrics, name)
         if figure is not None and figure.p50 is not None:
             return name, figure.p50
     return None
 
 
-def throughput_tps(measurement: Measurement) -> tuple[str, float] | None:
-    """Counted tokens per second; of a published row that has none, those computed as the 2023 study did."""
-    metrics = measurement.metrics
+def _throughput_tps(row: Measurement) -> tuple[str, float] | None:
+    """Counted tokens per second of a replica; of a published row that has none, those computed as the 2023 study did."""
+    metrics, replicas = row.metrics, row.deployment.replicas
     if metrics.output_throughput_tps is not None:
-        return "output_throughput_tps", metrics.output_throughput_tps.value
-    if metrics.littles_law_throughput_tps is not None and measurement.source in {Source.PUBLISHED, Source.PREDICTED}:
-        return "littles_law_throughput_tps", metrics.littles_law_throughput_tps
+        return "output_throughput_tps", metrics.output_throughput_tps.value / replicas
+    if metrics.littles_law_throughput_tps is not None and row.source in {Source.PUBLISHED, Source.PREDICTED}:
+        return "littles_law_throughput_tps", metrics.littles_law_throughput_tps / replicas
     return None
+
+
+def _long_latency_s(row: Measurement) -> tuple[str, float] | None:
+    """The 90th percentile of latency, the client's or, of a published row, the server's own."""
+    latency, served = row.metrics.latency_s, row.metrics.extra.get("server_total_s")
+    if latency is not None and latency.p90 is not None:
+        return "latency_s", latency.p90
+    if isinstance(served, Distribution) and served.p90 is not None:
+        return "server_total_s", served.p90
+    return None
+
+
+_OBSERVED = (_time_per_token_s, _throughput_tps, _long_latency_s)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Observations:
-    """Measurements as arrays.
+    """Measurements as arrays: a row for each of `FIGURES`, a column for each measurement.
 
     Args:
         questions: What was measured, as the closed form is asked for it.
-        times_s: Times per token; NaN where there is none.
-        throughputs_tps: Tokens per second of a replica; NaN where there is none.
-        time_names: Which time each is; None where there is none.
-        throughput_names: Which throughput each is; None where there is none.
+        figures: In seconds, and tokens per second of a replica; NaN where there is none.
+        names: Which figure of `Metrics` each is; None where there is none.
     """
 
     questions: tuple[Question, ...]
-    times_s: Numbers
-    throughputs_tps: Numbers
-    time_names: tuple[str | None, ...]
-    throughput_names: tuple[str | None, ...]
+    figures: Numbers
+    names: tuple[tuple[str | None, ...], ...]
 
-    def residuals(self, answer: Forecast, cells: Cells) -> tuple[Numbers, Numbers]:
-        """log(predicted / measured) of times and throughputs; NaN where nothing was measured."""
-        times = self._chosen(self.time_names, {name: figure(answer, cells) for name, figure in _PREDICTED.items()})
-        throughputs = self._chosen(
-            self.throughput_names, {name: figure(answer, cells) for name, figure in _PREDICTED.items()}
-        )
-        with np.errstate(invalid="ignore"):
-            return np.log(times) - np.log(self.times_s), np.log(throughputs) - np.log(self.throughputs_tps)
+    def weights(self, cells: Cells) -> Numbers:
+        """Of the figures' errors; 0 where there is no figure.
 
-    def figures_of(self, predicted: Sequence[Measurement]) -> tuple[Numbers, Numbers]:
-        """The same figures of other measurements of the same cells, such as simulated ones: times, and throughputs of a replica."""
-        times, throughputs = np.full(len(predicted), np.nan), np.full(len(predicted), np.nan)
-        for place, row in enumerate(predicted):
-            time_name, throughput_name = self.time_names[place], self.throughput_names[place]
-            if time_name is not None:
-                times[place] = getattr(row.metrics, time_name).p50
-            if throughput_name is not None:
-                figure = getattr(row.metrics, throughput_name)
-                throughputs[place] = (figure if isinstance(figure, float) else figure.value) / row.deployment.replicas
-        return times, throughputs
+        With one user nothing waits, and a tail is as sure as a median: it tells what a prompt's length costs. With several it hangs on who
+        came together with whom. Of a server that tunes its kernels on line it tells how many stalls there were, and little else.
+        """
+        weights = np.ones(self.figures.shape)
+        weights[_TAIL] = np.where(cells.users < _FEWEST_TOGETHER, 1.0, _CROWDED_TAIL)
+        weights[_TAIL] *= cells.tuned * cells.tuning_s == 0
+        return np.where(np.isfinite(self.figures), weights, 0.0)
 
-    def _chosen(self, names: Sequence[str | None], predicted: dict[str, Numbers]) -> Numbers:
-        chosen = np.full(predicted["tpot_s"].shape, np.nan)
-        for name, values in predicted.items():
-            mask = np.array([each == name for each in names])
-            chosen[..., mask] = values[..., mask]
-        return chosen
+    def residuals(self, answer: Forecast, cells: Cells) -> Numbers:
+        """log(predicted / measured), in the shape of `figures` behind the answer's own axes; NaN where nothing was measured."""
+        predicted = {name: figure(answer, cells) for name, figure in _PREDICTED.items()}
+        shape = np.shape(answer.latency_s)
+        found = np.full((*shape[:-1], *self.figures.shape), np.nan)
+        for place, names in enumerate(self.names):
+            for name in set(names) - {None}:
+                chosen = np.array([each == name for each in names])
+                found[..., place, chosen] = np.broadcast_to(predicted[str(name)], shape)[..., chosen]
+        return np.asarray(np.log(found) - np.log(self.figures))
+
+    def errors_of(self, predicted: Sequence[Measurement]) -> Numbers:
+        """The same of other measurements of the same cells, such as simulated ones."""
+        found = np.full(self.figures.shape, np.nan)
+        for column, (row, question) in enumerate(zip(predicted, self.questions, strict=True)):
+            for place, names in enumerate(self.names):
+                if names[column] is not None:
+                    found[place, column] = _figure_of(row, str(names[column]), question)
+        return np.asarray(np.log(found) - np.log(self.figures))
+
+
+def _figure_of(row: Measurement, name: str, question: Question) -> float:
+    """A figure of a prediction, which knows all of them."""
+    metrics = row.metrics
+    if name == "server_total_s":
+        return float(metrics.latency_s.p90) - question.round_trip_s  # type: ignore[union-attr, arg-type]
+    figure = getattr(metrics, name)
+    if name.endswith("_tps"):
+        return float(getattr(figure, "value", figure)) / row.deployment.replicas
+    return float(figure.p90 if name == "latency_s" else figure.p50)
 
 
 _PREDICTED: dict[str, Callable[[Forecast, Cells], Numbers]] = {
@@ -105,6 +134,8 @@ _PREDICTED: dict[str, Callable[[Forecast, Cells], Numbers]] = {
         cells.users * cells.output_tokens / (answer.latency_s + cells.round_trip_s)
     ),
     "littles_law_throughput_tps": lambda answer, cells: cells.users * cells.longest_output / answer.latency_s,
+    "latency_s": lambda answer, cells: answer.long_latency_s + cells.round_trip_s,
+    "server_total_s": lambda answer, _: answer.long_latency_s,
 }
 
 
@@ -132,34 +163,26 @@ def observations(
     if not rows:
         raise InvalidValueError("measurements must hold at least one row, got none")
     tables: dict[tuple[str, int], PromptTable] = {}
-    questions, times, throughputs = [], [], []
+    questions = []
     for row in rows:
         key = (row.prompts, row.provenance.seed or 0)
         if key not in tables:
             source = _source(prompts, row.prompts)
             tables[key] = PromptTable.of(source, seed=key[1], early_stop_ratio=early_stop_ratio)
+        if _time_per_token_s(row) is None and _throughput_tps(row) is None:
+            raise InvalidValueError(
+                f"{row.deployment.label}, {row.load.label}: the row has neither a time per token nor a throughput to fit to"
+            )
         questions.append(
             Question(
                 deployment=row.deployment, load=row.load, prompts=tables[key], round_trip_s=round_trip_s, cold=cold
             )
         )
-        times.append(time_per_token_s(row.metrics))
-        throughputs.append(throughput_tps(row))
-        if times[-1] is None and throughputs[-1] is None:
-            raise InvalidValueError(
-                f"{row.deployment.label}, {row.load.label}: the row has neither a time per token nor a throughput to fit to"
-            )
+    found = [[observe(row) for row in rows] for observe in _OBSERVED]
     return Observations(
         questions=tuple(questions),
-        times_s=np.array([found[1] if found else np.nan for found in times]),
-        throughputs_tps=np.array(
-            [
-                found[1] / row.deployment.replicas if found else np.nan
-                for found, row in zip(throughputs, rows, strict=True)
-            ]
-        ),
-        time_names=tuple(found[0] if found else None for found in times),
-        throughput_names=tuple(found[0] if found else None for found in throughputs),
+        figures=np.array([[each[1] if each else np.nan for each in one] for one in found]),
+        names=tuple(tuple(each[0] if each else None for each in one) for one in found),
     )
 
 

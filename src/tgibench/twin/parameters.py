@@ -46,7 +46,7 @@ PRIORS: Mapping[str, Prior] = MappingProxyType(
     {
         "launch_s_per_layer": Prior(0.4e-3, 0.7),
         "launch_s_per_layer_gptq": Prior(0.5e-3, 0.7),
-        "request_s": Prior(0.15e-3, 0.7),
+        "request_s": Prior(0.3e-3, 0.5),
         "step_s": Prior(0.5e-3, 0.7),
         "memory_efficiency": Prior(0.75, 0.15, 0.95),
         "compute_efficiency": Prior(0.65, 0.25, 1.0),

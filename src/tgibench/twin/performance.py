@@ -12,6 +12,7 @@ from tgibench.errors import DeployError
 from tgibench.twin.engines import EAGER, profile_of
 from tgibench.twin.hardware import INSTANCES
 from tgibench.twin.policy import settings_for
+from tgibench.twin.remainders import carried_over
 from tgibench.twin.shapes import MODELS, find_model
 from tgibench.twin.step_time import ModelledTimes
 from tgibench.validators import above_zero
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tgibench.twin.policy import EngineSettings
     from tgibench.twin.shapes import ModelShape
 
-__all__ = ["Calibration", "FittedRange", "PerformanceModel", "Spread"]
+__all__ = ["Calibration", "FittedRange", "PerformanceModel", "Remainder", "Spread"]
 
 
 def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -79,6 +80,8 @@ class Calibration:
         prefill_deviation: Of the second's.
         users: The loads that were measured.
         spread: Of predictions after calibration.
+        time_left: Logarithms of measured / predicted times per token that the factors left at those loads; NaN where unknown.
+        throughput_left: The same of tokens per second.
     """
 
     decode_factor: float = attrs.field(validator=above_zero)
@@ -87,6 +90,27 @@ class Calibration:
     prefill_deviation: float
     users: tuple[float, ...]
     spread: Spread
+    time_left: tuple[float, ...] = ()
+    throughput_left: tuple[float, ...] = ()
+
+    def remainder(self, users: float) -> Remainder:
+        """What predictions of a load are to be multiplied by beyond the two factors."""
+        left = (carried_over(users, self.users, each) for each in (self.time_left, self.throughput_left))
+        time, throughput = (math.exp(each) for each in left)
+        return Remainder(time=time, throughput=throughput)
+
+
+@attrs.frozen(kw_only=True)
+class Remainder:
+    """What multiplies predicted figures of one cell.
+
+    Args:
+        time: Times per token.
+        throughput: Tokens per second.
+    """
+
+    time: float = 1.0
+    throughput: float = 1.0
 
 
 # Rough: what leaving out a whole kind of machine does to predictions of the 2023 study (p90 errors of 40 to 50 %).
@@ -100,7 +124,7 @@ _STUDY_RANGE = FittedRange(
     users=(1.0, 20.0),
     rows=56,
 )
-# Of deployments left out of the fit in turn: p90 errors of 16 and 13 % (docs/accuracy.md), over the normal's 1.645.
+# Of deployments left out of the fit in turn: p90 errors of 15 and 14 % (docs/accuracy.md), over the normal's 1.645.
 _STUDY_SPREAD = Spread(time_per_token=0.10, throughput=0.08)
 
 
@@ -161,6 +185,11 @@ class PerformanceModel:
         if found is None:
             return times
         return attrs.evolve(times, decode_factor=found.decode_factor, prefill_factor=found.prefill_factor)
+
+    def remainder(self, deployment: Deployment, users: float) -> Remainder:
+        """What a calibration says of a load beyond its factors; nothing where there was none."""
+        found = self.calibrations.get(deployment.label)
+        return Remainder() if found is None else found.remainder(users)
 
     def policy(self, deployment: Deployment, times: ModelledTimes) -> EngineSettings:
         """How the deployment's engine schedules.

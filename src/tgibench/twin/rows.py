@@ -31,6 +31,7 @@ def measurement_of_row(
     server_time_per_token_s: float | None = None,
     ttft_s: float | None = None,
     output_throughput_tps: float | None = None,
+    latency_p90_s: float | None = None,
     requests: int | None = None,
     source: Source = Source.PUBLISHED,
     facts: Mapping[str, str] | None = None,
@@ -45,6 +46,7 @@ def measurement_of_row(
         server_time_per_token_s: Median of the server's inference time by tokens.
         ttft_s: Median time to the first token.
         output_throughput_tps: Counted output tokens per second.
+        latency_p90_s: 90th percentile of latency. At one user it tells a fit what a prompt's length costs.
         requests: How many succeeded.
         source: How the figures were come by.
         facts: Where the row is from.
@@ -59,6 +61,8 @@ def measurement_of_row(
         )
     unknown = dict.fromkeys(field.name for field in attrs.fields(Metrics))
     known = {name: Distribution(count=requests or 1, p50=value) for name, value in given.items() if value is not None}
+    if latency_p90_s is not None:
+        known["latency_s"] = Distribution(count=requests or 1, p90=latency_p90_s)
     counts = {} if requests is None else {"succeeded": requests}
     rate = None if output_throughput_tps is None else Estimate(output_throughput_tps)
     maps = {"counts": counts, "failures": {}, "tokens_from": {}, "extra": {}}

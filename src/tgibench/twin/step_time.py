@@ -62,7 +62,7 @@ class StepCosts:
         weights_s: Reading the weights for a decode; GPTQ's column-parallel part.
         rows_s: GPTQ's row-parallel part for one sequence; 0 for fp16.
         dequantised_s: The same for `GPTQ_DEQUANTISES_FROM` sequences and more.
-        prefill_weights_s: Reading the weights for a prefill.
+        prefill_weights_s: Reading the weights for a prefill; of GPTQ's row-parallel part, dequantising them.
         sequence_s: Computing one sequence's token in a decode.
         prompt_token_s: Computing one token of a prefill.
         cached_token_s: Reading one token's keys and values.
@@ -113,12 +113,14 @@ def step_costs(facts: dict[str, Numbers], rates: dict[str, Numbers]) -> StepCost
     launch_s = np.where(gptq, gptq_launch_s, rates["launch_s_per_layer"])
     prefill_efficiency = np.where(gptq, rates["gptq_compute_efficiency"], rates["compute_efficiency"])
     doublings = np.log2(shards)
+    weights_s = np.where(gptq, column * weight_bytes * column_read_s, weight_bytes * read_s)
+    dequantised_s = np.where(gptq, (1 - column) * parameters * _GPTQ_DEQUANTISED_BYTES * read_s, 0.0)
     return StepCosts(
         launch_s=layers * launch_s * rates["host_factor"],
-        weights_s=np.where(gptq, column * weight_bytes * column_read_s, weight_bytes * read_s),
+        weights_s=weights_s,
         rows_s=np.where(gptq, (1 - column) * weight_bytes * read_s, 0.0),
-        dequantised_s=np.where(gptq, (1 - column) * parameters * _GPTQ_DEQUANTISED_BYTES * read_s, 0.0),
-        prefill_weights_s=weight_bytes * read_s,
+        dequantised_s=dequantised_s,
+        prefill_weights_s=weights_s + dequantised_s,
         sequence_s=compute_s / rates["compute_efficiency"],
         prompt_token_s=compute_s / prefill_efficiency,
         cached_token_s=facts["kv_bytes"] * read_s,
@@ -284,6 +286,14 @@ class TunedOnLine:
     compile_s: float
     _met: set[int] = attrs.field(factory=set)
     _specialised: set[int] = attrs.field(factory=set)
+
+    @classmethod
+    def where_needed(cls, times: ModelledTimes) -> StepTimes:
+        """These step times of a fresh server, where the engine tunes its kernels on line; else as they are."""
+        profile = times.profile
+        if not times.gptq or not (profile.tuning_s or profile.compile_s):
+            return times
+        return cls(times, profile.tuning_s, profile.compile_s)
 
     def decode_s(self, sequences: int, context_tokens: int) -> float:
         """One token for each sequence, and the stall."""

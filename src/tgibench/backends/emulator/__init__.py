@@ -13,7 +13,7 @@ from tgibench.backends.emulator.lengths import EarlyStops
 from tgibench.provenance import Source
 from tgibench.twin.engines import version_of
 from tgibench.twin.policy import settings_for
-from tgibench.twin.step_time import ModelledTimes
+from tgibench.twin.step_time import ModelledTimes, TunedOnLine
 from tgibench.validators import not_negative
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Emulator:
     """Emulates TGI in this process: its scheduler exactly, its step times by a model fitted to the 2023 study.
 
     In virtual time (`tgibench.virtual_time.run`) 90 s of load take well under a second and repeat to the bit; under `asyncio.run` they
-    take 90 s. Cold-start effects (GPTQ kernels tuned on line, say) are not emulated.
+    take 90 s.
 
     Args:
         settings: The scheduler's settings; by default those of the deployment's TGI version and memory.
@@ -47,8 +47,12 @@ class Emulator:
         profile: The engine's generation, instead of the one its version implies.
         lengths: How long answers are.
         round_trip_s: Network time of a request; 70 ms is what the study's rows show between client and SageMaker.
+        jitter_s: Mean of what the way to the server takes longer at times, exponentially distributed. Without it users whose answers
+            end together ask again together, for ever.
+        cold: Whether each deployment is a fresh server, which tunes its GPTQ kernels while it serves where the engine does that (TGI 1.0):
+            its first load has stalls of seconds that later ones have not. Replicas tune as one.
         ready_after_s: How long a deployment takes to become ready.
-        seed: Of the answers' lengths.
+        seed: Of the answers' lengths and the jitter.
     """
 
     settings: EngineSettings | None = None
@@ -58,6 +62,8 @@ class Emulator:
     profile: EngineProfile | None = None
     lengths: OutputLengths = _DEFAULT_LENGTHS
     round_trip_s: float = attrs.field(default=0.07, validator=not_negative)
+    jitter_s: float = attrs.field(default=0.0, validator=not_negative)
+    cold: bool = False
     ready_after_s: float = attrs.field(default=0.0, validator=not_negative)
     seed: int = 0
 
@@ -87,8 +93,9 @@ class Emulator:
         step_times = self.step_times
         cache_tokens = None
         if step_times is None:
-            step_times = ModelledTimes.of(deployment, model=self.model, instance=self.instance, profile=self.profile)
-            cache_tokens = step_times.cache_tokens
+            times = ModelledTimes.of(deployment, model=self.model, instance=self.instance, profile=self.profile)
+            step_times = TunedOnLine.where_needed(times) if self.cold else times
+            cache_tokens = times.cache_tokens
         version = ".".join(str(part) for part in version_of(deployment))
         return EmulatedEndpoint(
             settings=self.settings or settings_for(deployment, cache_tokens),
@@ -96,6 +103,7 @@ class Emulator:
             replicas=deployment.replicas,
             lengths=self.lengths,
             round_trip_s=self.round_trip_s,
+            jitter_s=self.jitter_s,
             seed=self.seed,
             facts={"server": "tgi", "version": version, "model_id": deployment.model_id, "emulated": "true"},
         )

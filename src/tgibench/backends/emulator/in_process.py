@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["EmulatedEndpoint", "count_tokens", "refusal"]
 
 _CHARACTERS_PER_TOKEN = 4
+_JITTER_STREAM = 17
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +39,8 @@ class EmulatedEndpoint:
         replicas: Engines behind the endpoint; a request goes to the least busy.
         lengths: How long answers are.
         round_trip_s: Network time of a request: half before the server sees it, half before the client sees a token.
-        seed: Of the lengths.
+        jitter_s: Mean of what the way to the server takes longer at times, exponentially distributed.
+        seed: Of the lengths and the jitter.
         facts: What the server says of itself.
     """
 
@@ -47,6 +49,7 @@ class EmulatedEndpoint:
     replicas: int
     lengths: OutputLengths
     round_trip_s: float
+    jitter_s: float = 0.0
     seed: int
     facts: Mapping[str, str]
 
@@ -58,7 +61,8 @@ class EmulatedEndpoint:
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[EmulatedClient]:
         """A client of fresh, idle engines."""
-        yield EmulatedClient(self, [Engine(self.settings, self.step_times) for _ in range(self.replicas)])
+        engines = [Engine(self.settings, self.step_times) for _ in range(self.replicas)]
+        yield EmulatedClient(self, engines, np.random.default_rng([_JITTER_STREAM, self.seed]))
 
 
 @attrs.define(eq=False)
@@ -67,6 +71,7 @@ class EmulatedClient:
 
     endpoint: EmulatedEndpoint
     engines: list[Engine]
+    _rng: np.random.Generator
 
     @property
     def stamps(self) -> StampSource:
@@ -77,7 +82,7 @@ class EmulatedClient:
         """Run a request through the least busy engine."""
         loop = asyncio.get_running_loop()
         started_s, one_way_s = loop.time(), self.endpoint.one_way_s
-        await asyncio.sleep(one_way_s)
+        await asyncio.sleep(on_grid(one_way_s + self._rng.exponential(self.endpoint.jitter_s)))
         input_tokens = count_tokens(request)
         failure = refusal(input_tokens, request, self.endpoint.settings)
         if failure:
