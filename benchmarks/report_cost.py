@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 import tgibench as tb
-from tgibench.records import ClientHealth
+from tgibench.client_health import ClientHealth
 
 SECONDS = 3600.0
 

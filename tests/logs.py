@@ -6,8 +6,9 @@ import attrs
 import numpy as np
 
 import tgibench as tb
+from tgibench.client_health import ClientHealth
 from tgibench.recording import LogBuilder
-from tgibench.records import ClientHealth, Exchange, ServerTimings, Window
+from tgibench.records import Exchange, ServerTimings, Window
 
 BEGAN_S = 1000.0  # the loop's clock at the start of the run: no figure may depend on it
 

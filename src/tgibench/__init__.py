@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from tgibench.client_floor import ClientFloor as ClientFloor
     from tgibench.client_floor import ClientHost as ClientHost
     from tgibench.client_floor import LimitCheck as LimitCheck
+    from tgibench.client_health import ClientHealth as ClientHealth
+    from tgibench.client_health import StampSource as StampSource
+    from tgibench.client_health import Worker as Worker
     from tgibench.client_limits import ClientInfluence as ClientInfluence
     from tgibench.comparisons import Comparison as Comparison
     from tgibench.comparisons import Verdict as Verdict
@@ -113,15 +116,12 @@ if TYPE_CHECKING:
     from tgibench.recommend import cheapest as cheapest
     from tgibench.recommend import fastest as fastest
     from tgibench.recommend import highest_throughput as highest_throughput
-    from tgibench.records import ClientHealth as ClientHealth
     from tgibench.records import Exchange as Exchange
     from tgibench.records import Failure as Failure
     from tgibench.records import FailureKind as FailureKind
     from tgibench.records import RequestLog as RequestLog
-    from tgibench.records import StampSource as StampSource
     from tgibench.records import TokensFrom as TokensFrom
     from tgibench.records import Window as Window
-    from tgibench.records import Worker as Worker
     from tgibench.remembered_costs import RememberedCosts as RememberedCosts
     from tgibench.reports.cells import to_json as to_json
     from tgibench.reports.files import write_report as write_report
@@ -154,7 +154,7 @@ if TYPE_CHECKING:
     from tgibench.stats import Estimate as Estimate
     from tgibench.storage import StudyStore as StudyStore
     from tgibench.storage import read_study as read_study
-    from tgibench.sweeps import Progress as Progress
+    from tgibench.sweep_results import Progress as Progress
     from tgibench.sweeps import sweep as sweep
     from tgibench.sync import adaptive_sweep_blocking as adaptive_sweep_blocking
     from tgibench.sync import calibrate_client_blocking as calibrate_client_blocking
@@ -193,6 +193,7 @@ _HOMES = {
     "client": ("HttpEndpoint",),
     "client_calibration": ("calibrate_client",),
     "client_floor": ("ClientFloor", "ClientHost", "LimitCheck"),
+    "client_health": ("ClientHealth", "StampSource", "Worker"),
     "client_limits": ("ClientInfluence",),
     "comparisons": ("Comparison", "Verdict", "compare", "compare_estimates"),
     "cost_models": ("CostSum", "FixedCost", "InstanceHours", "PerToken"),
@@ -242,15 +243,12 @@ _HOMES = {
     "published": ("llama2_sagemaker_2023", "read_sagemaker_results", "study_prompts"),
     "recommend": ("cheapest", "fastest", "highest_throughput"),
     "records": (
-        "ClientHealth",
         "Exchange",
         "Failure",
         "FailureKind",
         "RequestLog",
-        "StampSource",
         "TokensFrom",
         "Window",
-        "Worker",
     ),
     "remembered_costs": ("RememberedCosts",),
     "reports.cells": ("to_json",),
@@ -277,7 +275,8 @@ _HOMES = {
     "runner": ("RunProgress", "run_load"),
     "stats": ("Distribution", "Estimate"),
     "storage": ("StudyStore", "read_study"),
-    "sweeps": ("Progress", "sweep"),
+    "sweep_results": ("Progress",),
+    "sweeps": ("sweep",),
     "timelines": ("Timeline",),
     "sync": (
         "adaptive_sweep_blocking",

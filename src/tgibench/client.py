@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tgibench.client_health import StampSource
     from tgibench.endpoints import StartUp, Timeouts
     from tgibench.protocols import StreamDecoder, WireProtocol
-    from tgibench.records import StampSource
     from tgibench.requests import GenerationRequest
     from tgibench.transports import Transport
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from tgibench.records import StampSource
+from tgibench.client_health import StampSource
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from tgibench.records import ClientHealth
+    from tgibench.client_health import ClientHealth
     from tgibench.stats import Distribution, Estimate
 
 __all__ = ["ANSWER_TOKENS", "CORE_SHARE", "ClientFloor", "ClientHost", "LimitCheck"]

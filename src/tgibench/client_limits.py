@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tgibench.client_floor import ClientFloor
+    from tgibench.client_health import ClientHealth
     from tgibench.metrics import Metrics
-    from tgibench.records import ClientHealth, RequestLog
+    from tgibench.records import RequestLog
 
 __all__ = ["STARVED_RATIO", "ClientInfluence", "client_influence", "client_warnings"]
 

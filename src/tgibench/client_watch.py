@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tgibench import virtual_time
-from tgibench.records import ClientHealth
+from tgibench.client_health import ClientHealth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tgibench.records import StampSource
+    from tgibench.client_health import StampSource
 
 __all__ = ["ClientWatch"]
 

@@ -10,9 +10,10 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tgibench.client_health import StampSource
     from tgibench.endpoints import Endpoint, Timeouts
     from tgibench.loads import LoadProfile
-    from tgibench.records import Failure, StampSource
+    from tgibench.records import Failure
     from tgibench.requests import PromptSource
 
 __all__ = ["Alone", "Conductor", "FailureStreak", "Job", "RunProgress", "Running"]

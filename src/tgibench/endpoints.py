@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from tgibench.records import Exchange, RequestLog, StampSource
+    from tgibench.client_health import StampSource
+    from tgibench.records import Exchange, RequestLog
     from tgibench.requests import GenerationRequest
 
 __all__ = [

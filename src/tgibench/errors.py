@@ -23,6 +23,11 @@ A request that fails under load is no exception: it is a `tgibench.Failure` in t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 __all__ = [
     "AwsError",
     "BudgetError",
@@ -39,6 +44,7 @@ __all__ = [
     "UnknownNameError",
     "UnknownPrice",
     "WorkerError",
+    "foremost",
 ]
 
 
@@ -122,3 +128,21 @@ class DownloadError(TgibenchError):
 
 class ResultsError(TgibenchError):
     """A results folder or file cannot be read or written."""
+
+
+def foremost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The gravest of several errors, with the others in its notes: what could not be stopped comes first."""
+    found = list(_leaves(errors))
+    foremost = next((error for error in found if isinstance(error, TeardownError)), found[0])
+    for other in found:
+        if other is not foremost:
+            foremost.add_note(f"and: {type(other).__name__}: {other}")
+    return foremost
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

@@ -20,7 +20,7 @@ from tgibench.files import write_whole
 from tgibench.serialization import figure_from_json, figure_to_json, health_from_json, health_to_json
 
 if TYPE_CHECKING:
-    from tgibench.records import StampSource
+    from tgibench.client_health import StampSource
 
 __all__ = ["floor_from_json", "floor_to_json", "keep_floor", "remembered_floor", "this_host"]
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from tgibench.client_health import ClientHealth, StampSource
 from tgibench.errors import InvalidValueError
-from tgibench.records import ClientHealth, RequestLog, StampSource, Window
+from tgibench.records import RequestLog, Window
 from tgibench.spills import columns_of, row_blocks
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tgibench.records import Worker
+    from tgibench.client_health import Worker
 
 __all__ = ["ROW_COLUMNS", "merge_logs", "worst_health"]
 

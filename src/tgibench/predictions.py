@@ -26,7 +26,7 @@ from tgibench.twin.forecasting import (
     with_remainder,
 )
 from tgibench.twin.performance import PerformanceModel, Remainder
-from tgibench.twin.step_time import TunedOnLine
+from tgibench.twin.tuning import TunedOnLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tgibench.records import ClientHealth, Exchange, Window
+    from tgibench.client_health import ClientHealth
+    from tgibench.records import Exchange, Window
 
 __all__ = ["LogBuilder"]
 

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Executor
 
+    from tgibench.client_health import ClientHealth
     from tgibench.conductors import Conductor
     from tgibench.endpoints import Client, Endpoint
     from tgibench.loads import LoadProfile, Phase
-    from tgibench.records import ClientHealth, RequestLog
+    from tgibench.records import RequestLog
     from tgibench.requests import PromptSource
 
 __all__ = ["RunProgress", "run_job", "run_load"]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tgibench import arrivals, loads
+from tgibench.client_health import ClientHealth, StampSource
 from tgibench.client_limits import ClientInfluence
 from tgibench.deployments import Deployment
 from tgibench.errors import InvalidValueError
 from tgibench.measurements import Measurement, describe_load
 from tgibench.metrics import Metrics
 from tgibench.provenance import Provenance, Source
-from tgibench.records import ClientHealth, FailureKind, StampSource, Window
+from tgibench.records import FailureKind, Window
 from tgibench.stats import Distribution, Estimate
 from tgibench.timelines import Timeline
 

@@ -5,19 +5,43 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, TypeVar
 
+import attrs
+
 from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
 
 if TYPE_CHECKING:
+    from tgibench.conductors import RunProgress
     from tgibench.deployments import Deployment
     from tgibench.errors import TgibenchError
     from tgibench.loads import LoadProfile
     from tgibench.records import RequestLog
     from tgibench.storage import StudyStore
 
-__all__ = ["SweepResults"]
+__all__ = ["Progress", "SweepResults"]
 
 Place = TypeVar("Place", int, tuple[int, int])
 T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """How far a sweep has come.
+
+    Args:
+        deployment: Label of the deployment that moved.
+        load: Label of its load at work; None while the deployment is being made ready.
+        cells_done: Cells finished, those found in the store included.
+        cells_total: Cells in all.
+        run: Progress of the load at work; None between loads.
+        at_work: Deployments that are being made ready, loaded or stopped at this moment.
+    """
+
+    deployment: str
+    load: str | None
+    cells_done: int
+    cells_total: int
+    run: RunProgress | None = None
+    at_work: int = 1
 
 
 class SweepResults:

@@ -6,19 +6,17 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING
 
-import attrs
-
 from tgibench.admission import Admission, Candidate, MoneyLimit
 from tgibench.backends import RationedBackend, TimedBackend
 from tgibench.budgets import Spending
 from tgibench.endpoints import Timeouts
-from tgibench.errors import BudgetError, DeployError, InvalidValueError, TeardownError, WorkerError
+from tgibench.errors import BudgetError, DeployError, InvalidValueError, TeardownError, WorkerError, foremost
 from tgibench.measuring import CellPlan, Company, run_cell
 from tgibench.storage import StudyStore
-from tgibench.sweep_results import SweepResults
+from tgibench.sweep_results import Progress, SweepResults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -32,28 +30,7 @@ if TYPE_CHECKING:
     from tgibench.requests import PromptSource
     from tgibench.runner import RunProgress
 
-__all__ = ["Progress", "sweep"]
-
-
-@attrs.frozen(kw_only=True)
-class Progress:
-    """How far a sweep has come.
-
-    Args:
-        deployment: Label of the deployment that moved.
-        load: Label of its load at work; None while the deployment is being made ready.
-        cells_done: Cells finished, those found in the store included.
-        cells_total: Cells in all.
-        run: Progress of the load at work; None between loads.
-        at_work: Deployments that are being made ready, loaded or stopped at this moment.
-    """
-
-    deployment: str
-    load: str | None
-    cells_done: int
-    cells_total: int
-    run: RunProgress | None = None
-    at_work: int = 1
+__all__ = ["sweep"]
 
 
 async def sweep(
@@ -187,7 +164,7 @@ class _Sweep:
         except asyncio.CancelledError:
             self.interrupted = True
         except BaseExceptionGroup as errors:
-            error = _foremost(errors)
+            error = foremost(errors)
         if error is not None:
             raise error
 
@@ -330,21 +307,3 @@ def _cancellations() -> int:
     """How often this task was cancelled."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
-
-
-def _foremost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The gravest of several errors, with the others in its notes: what could not be stopped comes first."""
-    found = list(_leaves(errors))
-    foremost = next((error for error in found if isinstance(error, TeardownError)), found[0])
-    for other in found:
-        if other is not foremost:
-            foremost.add_note(f"and: {type(other).__name__}: {other}")
-    return foremost
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error

@@ -16,10 +16,11 @@ import aiohttp
 import attrs
 from aiohttp import client_proto
 
+from tgibench.client_health import StampSource
 from tgibench.connections import MalformedBodyError, TimedConnection
 from tgibench.protocols import HttpRequest, ResponseHead
 from tgibench.receive_stamps import StampedReader
-from tgibench.records import Failure, FailureKind, StampSource
+from tgibench.records import Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import tgibench as tb
 from fakes import FakeServer
+from tgibench.client_health import ClientHealth
 from tgibench.merging import merge_logs
 from tgibench.recording import LogBuilder
-from tgibench.records import ClientHealth, Exchange, ServerTimings
+from tgibench.records import Exchange, ServerTimings
 
 ROUNDING_S = 1e-9  # a virtual clock is a sum of steps, and a part takes fewer of them
 PROMPT = tb.FixedPrompt(prompt="Hello", max_new_tokens=1)

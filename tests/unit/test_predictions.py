@@ -9,7 +9,8 @@ import pytest
 import tgibench as tb
 from tgibench.twin.engines import EAGER
 from tgibench.twin.hardware import INSTANCES
-from tgibench.twin.step_time import TunedOnLine, step_costs
+from tgibench.twin.step_time import step_costs
+from tgibench.twin.tuning import TunedOnLine
 
 SEVEN = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")
 THIRTEEN = tb.Deployment("meta-llama/Llama-2-13b-hf", "ml.g5.12xlarge", tensor_parallel=4, server_version="1.0.3")

@@ -8,8 +8,8 @@ import pytest
 
 import tgibench as tb
 from fakes import exchange
+from tgibench.client_health import ClientHealth
 from tgibench.recording import LogBuilder
-from tgibench.records import ClientHealth
 
 
 def log_of(requests, tokens, **options):

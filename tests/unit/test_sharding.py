@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import tgibench as tb
 from fakes import FakeServer
 from logs import log_of, plain
+from tgibench.client_health import ClientHealth
 from tgibench.conductors import Job
 from tgibench.merging import merge_logs, worst_health
-from tgibench.records import ClientHealth
 from tgibench.runner import run_job
 from tgibench.sharding._clocks import clock_offset
 from tgibench.sharding._shard import Shard

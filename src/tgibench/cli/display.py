@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tgibench.costs import CostModel
     from tgibench.measurements import Measurement
-    from tgibench.sweeps import Progress as SweepProgress
+    from tgibench.sweep_results import Progress as SweepProgress
 
 __all__ = ["SweepDisplay", "print_study"]
 

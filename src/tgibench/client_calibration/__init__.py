@@ -21,12 +21,12 @@ from tgibench.backends.process import ProcessBackend
 from tgibench.client_calibration._comparing import Errors, cpu_costs
 from tgibench.client_calibration._observing import Schedule, observe
 from tgibench.client_floor import ANSWER_TOKENS, CORE_SHARE, ClientFloor, LimitCheck
+from tgibench.client_health import StampSource
 from tgibench.client_limits import STARVED_RATIO
 from tgibench.deployments import Deployment
 from tgibench.errors import CalibrationError, InvalidValueError
 from tgibench.floor_cache import keep_floor, remembered_floor, this_host
 from tgibench.protocols.tgi import TgiProtocol
-from tgibench.records import StampSource
 from tgibench.stats import distribution
 
 if TYPE_CHECKING:

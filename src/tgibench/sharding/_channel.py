@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from tgibench.client_health import ClientHealth, StampSource
 from tgibench.merging import ROW_COLUMNS
-from tgibench.records import ClientHealth, RequestLog, StampSource, Window
+from tgibench.records import RequestLog, Window
 from tgibench.spills import Spill
 
 if TYPE_CHECKING:

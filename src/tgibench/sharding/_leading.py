@@ -13,10 +13,10 @@ import attrs
 
 from tgibench import virtual_time
 from tgibench._version import __version__
+from tgibench.client_health import StampSource
 from tgibench.conductors import FailureStreak, RunProgress
 from tgibench.errors import InvalidValueError, TgibenchError, WorkerError
 from tgibench.merging import merge_logs
-from tgibench.records import StampSource
 from tgibench.sharding._channel import LINE_LIMIT, Channel, ChannelError
 from tgibench.sharding._shard import Shard, State
 from tgibench.sharding._worker import Task, run_shard

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from tgibench.client_health import StampSource, Worker
 from tgibench.loads import ClosedPhase
-from tgibench.records import StampSource, Worker
 from tgibench.sharding._channel import Channel, ChannelError
 from tgibench.sharding._clocks import ClockOffset, clock_offset
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from types import FrameType
 
+    from tgibench.client_health import StampSource
     from tgibench.conductors import Conductor, Job, Running
-    from tgibench.records import Failure, RequestLog, StampSource
+    from tgibench.records import Failure, RequestLog
 
 __all__ = ["Task", "run_shard"]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from tgibench.client_health import StampSource
 from tgibench.endpoints import Timeouts
 from tgibench.errors import DeployError
 from tgibench.provenance import Source
-from tgibench.records import StampSource
 from tgibench.requests import GenerationRequest
 from tgibench.testing._assertions import must
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from tgibench.records import Exchange, Failure, FailureKind, StampSource
+from tgibench.client_health import StampSource
+from tgibench.records import Exchange, Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence

@@ -13,7 +13,8 @@ from tgibench.backends.emulator.lengths import EarlyStops
 from tgibench.provenance import Source
 from tgibench.twin.engines import version_of
 from tgibench.twin.policy import settings_for
-from tgibench.twin.step_time import ModelledTimes, TunedOnLine
+from tgibench.twin.step_time import ModelledTimes
+from tgibench.twin.tuning import TunedOnLine
 from tgibench.validators import not_negative
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import attrs
 import numpy as np
 
 from tgibench.backends.emulator.engine import Engine, EngineOverloadedError, Job
-from tgibench.records import Exchange, Failure, FailureKind, ServerTimings, StampSource
+from tgibench.client_health import StampSource
+from tgibench.records import Exchange, Failure, FailureKind, ServerTimings
 from tgibench.virtual_time import on_grid
 
 if TYPE_CHECKING:

@@ -24,13 +24,13 @@ from tgibench.backends.sagemaker.plan import health_timeout_s, plan_of, ready_ti
 from tgibench.backends.sagemaker.preflight import free_instances, look
 from tgibench.backends.sagemaker.server_log import ServerLog, log_group
 from tgibench.backends.sagemaker.servers import SERVERS, server_of
+from tgibench.backends.sagemaker.warming import warm_up
 from tgibench.backends.teardown import to_the_end
-from tgibench.endpoints import StartUp, Timeouts
+from tgibench.endpoints import StartUp
 from tgibench.errors import AwsError, DeployError, PreflightError
 from tgibench.prices import PriceTable
 from tgibench.protocols.sagemaker import SageMakerProtocol
 from tgibench.provenance import Source
-from tgibench.requests import GenerationRequest
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from tgibench.backends.sagemaker.preflight import Facts
     from tgibench.deployments import Deployment
     from tgibench.protocols import WireProtocol
-    from tgibench.records import Exchange
 
 __all__ = ["SageMakerBackend"]
 
@@ -260,7 +259,7 @@ class SageMakerBackend:
         bare = await self._endpoint(aws, deployment, intent.name)
         if intent.dead_man:
             bare = attrs.evolve(bare, expires_at=datetime.fromisoformat(intent.tags["tgibench:expires"]))
-        first = await _warm_up(bare)
+        first = await warm_up(bare)
         told = {
             "image": plan.image,
             "host_image": plan.ami or f"default of {intent.instance_type}",
@@ -309,17 +308,3 @@ class SageMakerBackend:
                 poll_s=min(self.poll_s, _LOG_POLL_S),
             )
         return SageMakerEndpoint(protocol, region=aws.region, profile=self.profile, url=url, facts=facts, log=log)
-
-
-async def _warm_up(endpoint: SageMakerEndpoint) -> Exchange:
-    """Two requests; the first, which is the slowest.
-
-    Raises:
-        DeployError: An endpoint in service does not answer them.
-    """
-    request = GenerationRequest(prompt="Say hello.", max_new_tokens=8)
-    async with endpoint.connect() as client:
-        first, second = [await client.generate(request, Timeouts()) for _ in range(2)]
-    if second.failure is not None:
-        raise DeployError(f"{endpoint.protocol.endpoint_name} is in service and fails: {second.failure.message}")
-    return first

@@ -14,8 +14,8 @@ from tgibench.errors import AwsError
 from tgibench.records import Failure, FailureKind
 
 if TYPE_CHECKING:
+    from tgibench.client_health import StampSource
     from tgibench.protocols import HttpRequest
-    from tgibench.records import StampSource
     from tgibench.transports import Arrivals, Transport
 
 __all__ = ["SigningTransport"]
