@@ -77,8 +77,10 @@ class TestHttpBackend(BackendContract):
         process = subprocess.Popen([*EMULATE[:5], DEPLOYMENT.model_id, "--port", "0"], stdout=subprocess.PIPE)
         try:
             url = process.stdout.readline().split()[4].decode()
-            cls.backend = tb.HttpBackend(url, api_key="sk-verysecret")
-            yield
+            cls.backend = tb.HttpBackend(url, api_key_env="CONTRACT_KEY")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("CONTRACT_KEY", "sk-verysecret")
+                yield
         finally:
             process.terminate()
             process.communicate(timeout=20)

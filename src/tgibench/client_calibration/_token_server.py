@@ -2,8 +2,9 @@
 
 Run as a script, with ``python -I -S _token_server.py PORT``; the standard library is all it needs. It speaks as much of TGI as our client
 asks for. A prompt ``"NUMBER FIRST_MS GAP_MS"`` is answered by `max_new_tokens` tokens, the first FIRST_MS after the request was read,
-the others GAP_MS after one another, a write for each. ``GET /stamps`` hands out, and forgets, a list of ``[NUMBER, read at, [each token's
-write]]`` of the answers since: CLOCK_MONOTONIC in nanoseconds, taken just before the write.
+the others GAP_MS after one another, a write for each; any other prompt is answered at once and not remembered. ``GET /stamps`` hands out,
+and forgets, a list of ``[NUMBER, read at, [each token's write]]`` of the answers since: CLOCK_MONOTONIC in nanoseconds, taken just before
+the write.
 """
 
 from __future__ import annotations
@@ -90,10 +91,12 @@ class _Server:
         read_ns = self._clock()
         if head.startswith(b"POST "):
             request = json.loads(body)
-            number, first_ms, gap_ms = request["inputs"].split()
+            words = request["inputs"].split()
+            number, first_ms, gap_ms = words if len(words) == 3 else (None, "0", "0")
             connection.tokens, connection.gap_ns = request["parameters"]["max_new_tokens"], int(float(gap_ms) * 1e6)
             connection.stamps_ns = []
-            self._answers.append((int(number), read_ns, connection.stamps_ns))
+            if number is not None:
+                self._answers.append((int(number), read_ns, connection.stamps_ns))
             self._send(connection, _HEAD)
             self._plan(read_ns + int(float(first_ms) * 1e6), connection)
             return
