@@ -98,9 +98,8 @@ class DockerEndpoint:
             while True:
                 lines = await engine.log(self.container, since_s=int(began_at.timestamp()))
                 requests = list(logged_requests(lines))
-                of_run = [
-                    request for request in requests if request.ended_at >= began_at
-                ]  # not the first request's line
+                # not the line of the first request, which was asked just before
+                of_run = [each for each in requests if each.ended_at is None or each.ended_at >= began_at]
                 if len(of_run) >= succeeded:
                     return join_server_times(log, of_run, began_at=began_at)
                 if asyncio.get_running_loop().time() > deadline_s:  # an engine elsewhere may have another clock
