@@ -1,12 +1,15 @@
 """Several generators beside one: tokens/s at the same lag on one machine's cores, and a Dask cluster that loses a worker.
 
     python benchmarks/scale_out.py [--streams 128 256 512] [--workers 2] [--lag-ms 5] [--repeats 2] [--skip-dask]
+    python benchmarks/scale_out.py --worker-share 0.4 --streams 128 192 256 320 384 448 512   each worker has 0.4 of a core at most
 
 (a) One and then several worker processes hold streams of 50 tokens/s from a server in C, as many for each process as `--streams` says. A
 step is held while, in its best repeat, the event loops' lag keeps to the limit (p99, the worst worker) and all tokens that are due arrive
 (98 %). The ratio is that of the most tokens/s held. Everything shares this machine: where there are no more cores than workers the server
 takes its share from them. So the CPU of both is printed, and the ratio that these cores allow at most: all cores over the CPU of a token
-in worker and server, against one core over the CPU of a token in the worker.
+in worker and server, against one core over the CPU of a token in the worker. With `--worker-share` each worker is held to that part of a
+core, so that server and workers fit on few cores: what is compared are then workers of part of a core, not whole ones. That
+takes a control group of the CPU, and so root, on Linux.
 
 (b) A scheduler and two workers of a Dask cluster, started by command: the same plan as one process counts the same requests and tokens;
 then one worker is killed (kill -9) in the middle of a run.
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -39,6 +43,7 @@ TOKENS = 100
 PROMPT = tb.FixedPrompt(prompt="Hello", max_new_tokens=TOKENS)
 ANSWER_S = 0.1 + (TOKENS - 1) * GAP_MS / 1e3
 HELD_SHARE = 0.98
+PERIOD_US = 4_000  # a quota is 1,000 at least
 
 
 @contextlib.contextmanager
@@ -55,6 +60,35 @@ def cpu_s(pid):
     """CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def held_to(share):
+    """Something to call in each worker, which holds it to a part of a core; nothing to call with None."""
+    if share is None:
+        yield None
+        return
+    old = Path("/sys/fs/cgroup/cpu")  # version 1 has a folder for each resource, version 2 one for all
+    folder = (old if old.is_dir() else Path("/sys/fs/cgroup")) / f"tgibench-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield functools.partial(join, folder, share)
+    finally:
+        for own in (*filter(Path.is_dir, folder.iterdir()), folder):
+            own.rmdir()
+
+
+def join(folder, share):
+    """Put this process in a control group of its own that has a part of a core."""
+    own = folder / str(os.getpid())
+    own.mkdir()
+    quota_us = round(share * PERIOD_US)
+    if (own / "cpu.cfs_quota_us").exists():
+        (own / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+        (own / "cpu.cfs_quota_us").write_text(str(quota_us))
+    else:
+        (own / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+    (own / "cgroup.procs").write_text(str(os.getpid()))
 
 
 @attrs.frozen
@@ -102,7 +136,11 @@ def cores(folder, arguments):
     print(f"\nstreams of 50 tokens/s, {os.cpu_count()} cores for server, workers and the process that leads")
     print(" workers  streams   tokens/s  of due  lag p50   p99 ms  worker us  server us (CPU a token)")
     steps = {1: [], several: []}
-    with ProcessPoolExecutor(several, mp_context=multiprocessing.get_context("spawn")) as executor:
+    spawning = multiprocessing.get_context("spawn")
+    with (
+        held_to(arguments.worker_share) as limit,
+        ProcessPoolExecutor(several, mp_context=spawning, initializer=limit) as executor,
+    ):
         for streams in arguments.streams:
             for workers, results in steps.items():
                 runs = [step(folder, executor, workers, streams, arguments.seconds) for _ in range(arguments.repeats)]
@@ -121,6 +159,9 @@ def cores(folder, arguments):
     worker_s, server_s = (
         statistics.median(getattr(each, name) for each in steps[several]) for name in ("worker_s", "server_s")
     )
+    if arguments.worker_share is not None:
+        print(f"each worker had {arguments.worker_share:g} of a core at most")
+        return
     allowed = min(several, os.cpu_count() * worker_s / (worker_s + server_s))
     alike = worker_s / statistics.median(each.worker_s for each in steps[1])
     print(f"these {os.cpu_count()} cores allow a ratio of {allowed:.2f} at most, the server's CPU taken off")
@@ -196,6 +237,7 @@ def main():
     parser.add_argument("--lag-ms", type=float, default=5.0)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--worker-share", type=float, default=None)
     parser.add_argument("--skip-dask", action="store_true")
     arguments = parser.parse_args()
     model = next(
