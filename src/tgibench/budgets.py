@@ -138,7 +138,8 @@ class Spending:
         startup_s = budget.startup_s or (longest.startup_s if longest else _STARTUP_S)
         teardown_s = budget.teardown_s or (longest.teardown_s if longest else _TEARDOWN_S)
         abandon_s = budget.abandon_s or (longest.abandon_s if longest else teardown_s)
-        loads_s = sum(_length_s(load, seed) + answer_s for load in loads)
+        after_s = answer_s + (longest.after_load_s if longest else 0.0)
+        loads_s = sum(_length_s(load, seed) + after_s for load in loads)
         return WorstCase(
             usd_per_hour=budget.usd_per_hour(deployment),
             seconds=startup_s + max(loads_s + teardown_s, abandon_s),

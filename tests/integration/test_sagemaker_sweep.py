@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import attrs
 import pytest
 
 import tgibench as tb
@@ -82,5 +83,6 @@ async def test_the_backend_knows_its_room_and_its_longest_times(monkeypatch, tmp
         attached = tb.SageMakerBackend(endpoint_name="mine")
         assert await attached.rooms([two, other]) == [Room(pool="mine", size=1)] * 2
         longest = backend.longest_times(two)
-        assert (longest.teardown_s, longest.abandon_s) == (900, 5000)
+        assert (longest.teardown_s, longest.abandon_s, longest.after_load_s) == (900, 5000, backend.log_patience_s)
+        assert attrs.evolve(backend, server_timings=False).longest_times(two).after_load_s == 0
         assert longest.startup_s > (await backend.plan(two)).ready_timeout_s

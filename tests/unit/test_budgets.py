@@ -226,6 +226,14 @@ def test_what_does_not_become_ready_is_abandoned_within_the_budget():
     assert lives == [("a", pytest.approx(260 - 40 + 20))]
 
 
+def test_what_follows_each_load_is_paid_for_too():
+    """60 s to start, 40 to stop; two loads of 10 s, each with 10 s for its last answer and 30 for its log: 2.00 USD."""
+    longest = LongestTimes(startup_s=60, teardown_s=40, abandon_s=40, after_load_s=30)
+    loads = [tb.ClosedLoop(users, duration_s=10) for users in (1, 2)]
+    assert "at worst it costs 2.00 USD (200 s" in sweep(1.99, loads, "a", longest=longest)[0].failures[0].message
+    assert len(sweep(2.0, loads, "a", longest=longest)[0]) == 2
+
+
 def test_a_budget_is_above_zero():
     """Nothing can be bought for nothing."""
     with pytest.raises(tb.InvalidValueError, match="usd"):

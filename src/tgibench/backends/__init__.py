@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 
-from tgibench.validators import above_zero, count, not_blank
+from tgibench.validators import above_zero, count, not_blank, not_negative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,14 +73,16 @@ class LongestTimes:
         startup_s: From the order until it is ready or given up.
         teardown_s: Stopping it once it serves.
         abandon_s: Stopping it while it is not ready yet.
+        after_load_s: What follows each load while it is still paid for, such as waiting for the server's log.
 
     Raises:
-        InvalidValueError: A number is not above 0.
+        InvalidValueError: A number is not above 0; `after_load_s` is below 0.
     """
 
     startup_s: float = attrs.field(validator=above_zero)
     teardown_s: float = attrs.field(validator=above_zero)
     abandon_s: float = attrs.field(validator=above_zero)
+    after_load_s: float = attrs.field(default=0.0, validator=not_negative)
 
 
 @runtime_checkable

@@ -175,14 +175,23 @@ class SageMakerBackend:
         ]
 
     def longest_times(self, deployment: Deployment) -> LongestTimes:
-        """What is in service is deleted within minutes; what is being created must settle first, within `teardown_timeout_s`."""
+        """What is in service is deleted within minutes; what is being created must settle first, within `teardown_timeout_s`.
+
+        After each load its lines in the log are waited for.
+        """
+        log_s = self.log_patience_s if self._logs_requests(deployment) else 0.0
         if self.endpoint_name is not None:  # nothing is created or deleted
-            return LongestTimes(startup_s=_FIRST_CALLS_S, teardown_s=1.0, abandon_s=1.0)
+            return LongestTimes(startup_s=_FIRST_CALLS_S, teardown_s=1.0, abandon_s=1.0, after_load_s=log_s)
         return LongestTimes(
             startup_s=self._ready_timeout_s(deployment) + _FIRST_CALLS_S,
             teardown_s=min(_DELETE_S, self.teardown_timeout_s),
             abandon_s=self.teardown_timeout_s,
+            after_load_s=log_s,
         )
+
+    def _logs_requests(self, deployment: Deployment) -> bool:
+        server = SERVERS.get(deployment.server)
+        return self.server_timings and server is not None and server.logs_requests
 
     async def _aws(self) -> Aws:
         """The account with its region settled."""
@@ -299,8 +308,7 @@ class SageMakerBackend:
         if urlsplit(url).hostname in _LOOPBACK:
             facts["emulated"] = "true"
         log = None
-        server = SERVERS.get(deployment.server)
-        if self.server_timings and server is not None and server.logs_requests:
+        if self._logs_requests(deployment):
             log = ServerLog(
                 aws=aws,
                 group=log_group(name, self.inference_component),
