@@ -78,8 +78,9 @@ def described(influence, metrics, others):
     health = influence.health
     return (
         f"{'passed ' if influence.valid else 'FLAGGED':8} waited {health.waiting_ratio:4.0%} of wanted time, "
-        f"{health.run_delay_share:5.1%} of the run; CPU {health.cpu_share:4.0%}; lag p50 {health.loop_lag_p50_s * 1e3:5.2f} "
-        f"p99 {health.loop_lag_p99_s * 1e3:5.1f} ms; TTFT p50 {metrics.ttft_s.p50 * 1e3:5.1f} ms; others {others:4.2f} cores"
+        f"{health.run_delay_share:5.1%} of the run; held up {health.held_up_share:4.0%}; CPU {health.cpu_share:4.0%}; "
+        f"lag p50 {health.loop_lag_p50_s * 1e3:5.2f} p99 {health.loop_lag_p99_s * 1e3:5.1f} ms; "
+        f"TTFT p50 {metrics.ttft_s.p50 * 1e3:5.1f} ms; others {others:4.2f} cores"
     )
 
 

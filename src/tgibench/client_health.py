@@ -39,6 +39,9 @@ class ClientHealth:
         samples: Number of lag samples.
         run_delay_share: Share of the run in which the event loop's thread had something to do but waited for a CPU (Linux); None where
             the system does not tell, in virtual time, and of older results.
+        held_up_share: Share of the lag samples before which that thread had waited for a CPU in more than a tenth of the time since the
+            sample before (2 of 20 ms): so long as for another program's turn, not for a server's last writes; None where
+            `run_delay_share` is, and of older results.
         workers: Number of processes that sent the load; the figures above are those of the one that fared worst.
     """
 
@@ -49,6 +52,7 @@ class ClientHealth:
     loop_lag_max_s: float | None = None
     samples: int = 0
     run_delay_share: float | None = None
+    held_up_share: float | None = None
     workers: int = 1
 
     @property

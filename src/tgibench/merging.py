@@ -90,6 +90,7 @@ def worst_health(healths: Sequence[ClientHealth]) -> ClientHealth:
         loop_lag_max_s=largest("loop_lag_max_s"),
         samples=sum(health.samples for health in healths),
         run_delay_share=largest("run_delay_share"),
+        held_up_share=largest("held_up_share"),
         workers=sum(health.workers for health in healths),
     )
 

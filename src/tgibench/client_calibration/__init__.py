@@ -22,7 +22,7 @@ from tgibench.client_calibration._comparing import Errors, cpu_costs
 from tgibench.client_calibration._observing import Schedule, observe
 from tgibench.client_floor import ANSWER_TOKENS, CORE_SHARE, ClientFloor, LimitCheck
 from tgibench.client_health import StampSource
-from tgibench.client_limits import STARVED_RATIO
+from tgibench.client_limits import is_starved
 from tgibench.deployments import Deployment
 from tgibench.errors import CalibrationError, InvalidValueError
 from tgibench.floor_cache import keep_floor, remembered_floor, this_host
@@ -117,7 +117,7 @@ def _summary(*samples: NDArray[np.float64]) -> Distribution:
 def _checked(near: Observation) -> LimitCheck | None:
     """What the run near the limit came to while it was in full swing; None when other programs disturbed it."""
     health = near.log.health
-    if (health.waiting_ratio or 0.0) > STARVED_RATIO:
+    if is_starved(health):
         return None
     begin_s, end_s = near.full_swing_s(_CHECK_S)
     length_s, cpu_s = near.cpu_between(begin_s, end_s)
@@ -133,9 +133,10 @@ def _checked(near: Observation) -> LimitCheck | None:
 
 
 def _notes(tokens: Observation, check: LimitCheck | None, answers_per_s: float) -> Iterator[str]:
-    waiting, planned_tps = tokens.log.health.waiting_ratio or 0.0, answers_per_s * ANSWER_TOKENS
-    if waiting > STARVED_RATIO:
-        yield f"other programs had a CPU in {waiting:.0%} of the time in which the client needed one: run it again when they rest"
+    health, planned_tps = tokens.log.health, answers_per_s * ANSWER_TOKENS
+    if is_starved(health):
+        waiting = f"{health.waiting_ratio:.0%} of the time in which the client needed one"
+        yield f"other programs had a CPU in {waiting}: run it again when they rest"
     if check is None:
         yield "other programs disturbed the run near the limit: one process may well hold more than a light load lets one reckon"
     elif check.tokens_per_s < _KEPT_UP * planned_tps:
