@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -19,7 +20,8 @@ from tgibench.stats import dependent_proportion
 from tgibench.validators import above_zero, is_finite_number, not_negative
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
@@ -123,6 +125,9 @@ async def find_capacity(
     seed: int = 0,
     timeouts: Timeouts | None = None,
     on_probe: Callable[[Probe], None] | None = None,
+    executor: Executor | None = None,
+    shards: int | None = None,
+    listen: str = "127.0.0.1",
 ) -> Capacity:
     """Find the highest concurrency or rate at which a share of requests keeps an SLO: doubled until it is not met, then bisected.
 
@@ -147,6 +152,9 @@ async def find_capacity(
         seed: Of arrivals and prompts.
         timeouts: Limits of each request.
         on_probe: Called on the event loop with each finished probe.
+        executor: Where the workers of each stretch come from, as of `tgibench.run_load`; None for this process alone.
+        shards: The number of workers; of fewer requests in flight than that each has a worker.
+        listen: The address of this machine at which workers reach it.
 
     Raises:
         InvalidValueError: A number is out of range.
@@ -161,10 +169,12 @@ async def find_capacity(
         longest_s=longest_s,
         precision_ratio=precision_ratio,
     )
+    run = functools.partial(run_load, endpoint, prompts=prompts, timeouts=timeouts, executor=executor, listen=listen)
     probes: list[Probe] = []
     interrupted = False
     while not interrupted and (load := _next_load(plan, probes)) is not None:
-        probe, interrupted = await _probe(plan, endpoint, slo, prompts, load, seed=seed, timeouts=timeouts)
+        workers = shards if shards is None or kind == "rate" else min(shards, int(load))
+        probe, interrupted = await _probe(plan, functools.partial(run, shards=workers), slo, load, seed=seed)
         probes.append(probe)
         if on_probe:
             on_probe(probe)
@@ -235,19 +245,17 @@ def _next_load(plan: _Plan, probes: list[Probe]) -> float | None:
 
 async def _probe(
     plan: _Plan,
-    endpoint: Endpoint,
+    run: Callable[..., Awaitable[RequestLog]],
     slo: SLO,
-    prompts: PromptSource,
     load: float,
     *,
     seed: int,
-    timeouts: Timeouts | None,
 ) -> tuple[Probe, bool]:
     """Stretch after stretch until the target is kept or not for certain; and whether the run was cancelled."""
     metrics: list[Metrics] = []
     kept: list[NDArray[np.bool_]] = []
     while True:
-        log = await run_load(endpoint, plan.profile(load), prompts, seed=seed + len(metrics), timeouts=timeouts)
+        log = await run(plan.profile(load), seed=seed + len(metrics))
         metrics.append(Metrics.of(log, slo=slo))
         kept.append(_kept(log, slo))
         share = dependent_proportion(np.concatenate(kept))

@@ -25,7 +25,7 @@ __all__ = ["ClientWatch"]
 _SCHEDULING = "/proc/thread-self/schedstat"  # proc(5): nanoseconds on a CPU, nanoseconds waiting for one, turns
 _LAG_SAMPLE_EVERY_S = 0.02
 _HELD_UP_FROM = 0.1
-_MOST_LAGS = 65_536  # kept: of the first 22 minutes all, later every second, fourth, …
+_MOST_LAGS = 16_384  # kept: of the first 5 minutes all, later every second, fourth, …
 # The runs for which the collector rests, each with the thresholds to go back to.
 _RESTING: dict[ClientWatch, tuple[int, int, int]] = {}
 # A burst of a thousand requests keeps 200,000 objects, and leaves next to no garbage.

@@ -16,13 +16,15 @@ from tgibench.checks import warnings_of
 from tgibench.client_limits import client_influence
 from tgibench.endpoints import ServerView, StartedEndpoint, StartUp, WatchedEndpoint
 from tgibench.floor_cache import remembered_floor
+from tgibench.loads import most_in_flight
 from tgibench.measurements import Measurement
 from tgibench.metrics import Metrics
+from tgibench.open_files import make_room_for
 from tgibench.provenance import Provenance, Source
 from tgibench.runner import run_load
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from tgibench.backends import Backend
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from tgibench.requests import PromptSource
     from tgibench.runner import RunProgress
 
-__all__ = ["CellPlan", "Company", "measure", "run_cell"]
+__all__ = ["CellPlan", "Company", "make_room", "measure", "run_cell"]
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +78,19 @@ class Company:
             yield lambda: {"loads_beside": str(run.most_beside)} if run.most_beside and not virtual else {}
         finally:
             self._runs.remove(run)
+
+
+def make_room(backend: Backend, loads: Iterable[LoadProfile], seed: int, *, side_by_side: int = 1) -> None:
+    """See that this process may hold the connections of each load, before anything is deployed for it.
+
+    An emulator in this process needs none, nor does anything in virtual time.
+
+    Raises:
+        InvalidValueError: It may not.
+    """
+    if backend.source is not Source.EMULATED and not virtual_time.is_virtual(asyncio.get_running_loop()):
+        most = max((most_in_flight(load.phases(seed)) for load in loads), default=1)
+        make_room_for(most, servers=side_by_side)
 
 
 async def measure(

@@ -19,8 +19,8 @@ _SPARE = 64  # name look-ups, temporary files, a store
 _LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-def make_room_for(connections: int) -> None:
-    """See that there is room for so many connections to a server; this process's limit of open files is raised as far as it goes.
+def make_room_for(connections: int, *, servers: int = 1) -> None:
+    """See that there is room for so many connections to each server; this process's limit of open files is raised as far as it goes.
 
     Raises:
         InvalidValueError: There is not: the limit is too low, or one machine has too few ports for them.
@@ -31,6 +31,7 @@ def make_room_for(connections: int) -> None:
             f"{connections} requests in flight need as many connections, and this machine has {ports} local ports for those to one "
             "server: spread the load over several machines, or widen net.ipv4.ip_local_port_range"
         )
+    connections *= servers
     needed = _open_files() + connections * _FILES_OF_A_CONNECTION + _SPARE
     allowed = _open_files_allowed(needed)
     if allowed is not None and needed > allowed:

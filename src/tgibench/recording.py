@@ -37,6 +37,7 @@ _COLUMNS = {
 _ROW = np.dtype([*_COLUMNS.items(), ("first_chunk", "q"), ("chunks", "q")])
 _PACK = struct.Struct("=" + "".join(_COLUMNS.values()) + "qq").pack
 _BLOCK_ROWS = 100_000
+_MOST_HELD = 1 << 16  # of each kind: a run is then soon as large as it ever gets
 _NAN = float("nan")
 
 
@@ -54,14 +55,14 @@ class LogBuilder:
     Args:
         began_s: The loop-clock reading that becomes second 0 of the log.
         keep_chunks: Whether per-chunk times are kept (12 bytes a chunk).
-        most_in_memory: Bytes of rows, of chunk times and of chunk tokens, each, that stay in memory; beyond them, the oldest go to a
-            temporary file.
+        most_in_memory: Bytes of rows, of chunk times and of chunk tokens, each, that a finished log, or a run that can write no
+            temporary file, has in memory. During a run the oldest go to such a file before (beyond 64 KiB).
     """
 
     def __init__(self, began_s: float, *, keep_chunks: bool = True, most_in_memory: int = MOST_IN_MEMORY) -> None:
         self.began_s = began_s
         self._keep_chunks, self._most_in_memory = keep_chunks, most_in_memory
-        self._rows, self._chunk_times, self._chunk_tokens = (Spill(most_in_memory) for _ in range(3))
+        self._rows, self._chunk_times, self._chunk_tokens = (Spill(min(most_in_memory, _MOST_HELD)) for _ in range(3))
         self._length = self._chunks = 0
         self._messages: dict[int, str] = {}
         self._messages_of: Counter[FailureKind] = Counter()
@@ -74,7 +75,7 @@ class LogBuilder:
     def problem(self) -> str | None:
         """Why the run should end although nothing is lost yet: what is recorded has no room on the disk. None as long as it has."""
         for spill in (self._rows, self._chunk_times, self._chunk_tokens):
-            if spill.failure is not None:
+            if spill.failure is not None and spill.held > self._most_in_memory:
                 return (
                     f"the records of so long a run need a temporary file, which could not be written ({spill.failure}): "
                     "have TMPDIR name a folder with more room, or keep no chunk times"

@@ -57,7 +57,7 @@ async def run_load(
     into the one that a single process would have recorded. A worker that is lost takes its part of the record along:
     `RequestLog.workers` says so, and what is not known of counts as unsent. No part is ever run a second time.
 
-    A run of any length takes the same memory: what is recorded goes to a temporary file when it exceeds some megabytes. If that cannot
+    A run of any length takes the same memory: what is recorded goes to a temporary file beyond some 64 KB of each kind. If that cannot
     be written, the run stops with everything recorded so far.
 
     Args:

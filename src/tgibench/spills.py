@@ -21,7 +21,7 @@ __all__ = ["MOST_IN_MEMORY", "Spill", "columns_of", "row_blocks"]
 MOST_IN_MEMORY = 1 << 20
 """Bytes of one kind of data that stay in memory unless told otherwise."""
 
-_PIECES = 32
+_PIECES = 8
 _BLOCK_CHUNKS = 1_000_000
 _BLOCK_ROWS = 100_000
 
@@ -44,6 +44,11 @@ class Spill:
         self._held = 0  # bytes of all pieces but the last
         self._file: IO[bytes] | None = None
         self._written = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory."""
+        return self._held + len(self._pieces[-1])
 
     def append(self, data: bytes) -> None:
         """Keep more bytes; never raises for a disk."""

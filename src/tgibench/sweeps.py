@@ -11,7 +11,7 @@ from tgibench.backends import RationedBackend, TimedBackend
 from tgibench.budgets import Spending
 from tgibench.endpoints import Timeouts
 from tgibench.errors import BudgetError, DeployError, InvalidValueError, TeardownError, WorkerError, foremost
-from tgibench.measuring import CellPlan, Company, run_cell
+from tgibench.measuring import CellPlan, Company, make_room, run_cell
 from tgibench.storage import StudyStore
 from tgibench.sweep_results import Progress, SweepResults
 
@@ -85,7 +85,8 @@ async def sweep(
         listen: The address of this machine at which workers reach it.
 
     Raises:
-        InvalidValueError: There is no deployment or no load, the seed is negative, or `parallel` is below 1.
+        InvalidValueError: There is no deployment or no load, the seed is negative, `parallel` is below 1, or a load needs more
+            connections than this process may have.
         ResultsError: The store cannot be read or written. As after a `TeardownError`, what runs is stopped.
         TeardownError: Something that was started could not be stopped. Nothing further is started then, what runs beside it is stopped
             too, and finished cells are in the store.
@@ -120,6 +121,10 @@ async def sweep(
         store=StudyStore(store) if store is not None else None,
         keep_chunk_times=keep_chunk_times,
     )
+    places = [place for place in range(len(deployments)) if results.wanted(place)]
+    if executor is None:
+        wanted = {number for place in places for number in results.wanted(place)}
+        make_room(backend, [loads[number] for number in wanted], seed, side_by_side=min(parallel, len(places)))
     work = _Sweep(plan, results, on_measurement, on_progress)
     await work.run(parallel)
     return results.study(interrupted=work.interrupted)

@@ -8,6 +8,7 @@ import pytest
 
 import tgibench as tb
 from fakes import FakeServer
+from tgibench import capacity
 from tgibench.capacity import Outcome
 
 PROMPT = tb.FixedPrompt(prompt="Hello", max_new_tokens=1)
@@ -28,6 +29,22 @@ def test_the_concurrency_of_a_server_with_slots(slots, limit_s, capacity):
     assert len(set(loads)) == len(loads) <= 10
     assert all((probe.outcome is Outcome.MET) == (probe.load <= capacity) for probe in found.probes)
     assert f"up to {capacity} requests in flight, not at {capacity + 1}" in found.sentence
+
+
+def test_workers_share_each_stretch(monkeypatch):
+    """As many as asked for, and no more than requests in flight; a rate is split among all."""
+    asked = []
+
+    async def run_load(endpoint, load, prompts, *, executor, shards, listen, **options):
+        asked.append((executor, shards, listen))
+        return await tb.run_load(endpoint, load, prompts, **options)
+
+    monkeypatch.setattr(capacity, "run_load", run_load)
+    find(FakeServer(0.1), tb.SLO(latency_s=0.2), most=4, executor="pool", shards=3, listen="10.0.0.4")
+    assert asked == [("pool", shards, "10.0.0.4") for shards in (1, 2, 3)]
+    asked.clear()
+    find(FakeServer(0.1), tb.SLO(latency_s=0.2), kind="rate", most=1, executor="pool", shards=3)
+    assert {shards for _, shards, _ in asked} == {3}
 
 
 def test_no_load_is_too_much_for_an_endless_server():

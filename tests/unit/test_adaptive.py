@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 import tgibench as tb
+from tgibench import measuring
 
 LOAD, HIGH = tb.ClosedLoop(1, duration_s=20), tb.ClosedLoop(10, duration_s=20)
 PROMPTS = tb.PromptLengths(input_tokens=(100, 300), max_new_tokens=20)
@@ -174,9 +175,23 @@ def test_ctrl_c_returns_what_is_finished_and_stops_what_was_started():
     assert not found.outcomes[0].decided
 
 
+def test_workers_share_each_load(monkeypatch):
+    """They come from the executor that is given, as in `tgibench.measure`."""
+    asked, whole = [], measuring.measure
+
+    async def measure(*cell, executor, shards, listen, **options):
+        asked.append((executor, shards, listen))
+        return await whole(*cell, **options)
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    sweep(executor="pool", shards=2, listen="10.0.0.4")
+    assert set(asked) == {("pool", 2, "10.0.0.4")}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"measure": print, "executor": "pool", "shards": 2}, "measure says how a load is measured: give executor"),
         ({"deployments": []}, "at least one deployment, load and goal, got 0, 2 and 1"),
         ({"loads": [LOAD]}, "load '10 users' of goal 'cheapest' is not among the loads"),
         ({"goals": [tb.Goal.cheapest(LOAD, among=lambda _: False)]}, "no deployment competes in goal 'cheapest'"),

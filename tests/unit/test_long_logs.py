@@ -98,8 +98,16 @@ def test_memory_holds_no_more_than_it_may(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     builder = builder_of(*ROWS * 400, most_in_memory=4096)
     held = sum(len(piece) for spill in (builder._rows, builder._chunk_times) for piece in spill._pieces)
-    assert held <= 2 * (4096 + 4096 // 32 + 64)
+    assert held == builder._rows.held + builder._chunk_times.held <= 2 * (4096 + 4096 // 8 + 64)
     assert same(built(builder), log_of(*ROWS * 400))
+
+
+def test_a_run_is_soon_as_large_as_it_gets(tmp_path, monkeypatch):
+    """By default 64 KiB of each kind wait for the file; a log that fits into memory is in memory all the same."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    builder = builder_of(*[plain(number, tokens=100) for number in range(300)])
+    assert builder._chunk_times.held < 80_000 < 300 * 100 * 8
+    assert built(builder).chunk_times_s.flags.owndata
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's list of open files")
@@ -151,6 +159,14 @@ def test_a_full_disk_loses_nothing(no_room):
     assert "TMPDIR" in builder.problem
     assert same(built(builder), log_of(*ROWS))
     assert len(no_room) == 3
+
+
+def test_without_a_disk_a_run_goes_on_as_long_as_memory_may_hold_it(no_room):
+    """Less than the most in memory is no reason to stop."""
+    rows = [plain(number, tokens=100) for number in range(300)]
+    assert builder_of(*rows).problem is None
+    assert len(no_room) == 3
+    assert "No space left" in builder_of(*rows, most_in_memory=200_000).problem
 
 
 def test_a_disk_that_is_full_after_the_run_loses_nothing(no_room):

@@ -87,6 +87,66 @@ def test_no_limit_holds_any_number_that_has_ports(system):
         open_files.make_room_for(30_000)
 
 
+def test_servers_side_by_side_need_files_together_and_ports_apart(system):
+    """Two servers of 20,000 connections each: 28,232 ports are enough for each, 50,000 files are not for both."""
+    system(Limits(50_000, 50_000), ports="32768\t60999\n")
+    open_files.make_room_for(20_000)
+    with pytest.raises(tb.InvalidValueError, match=r"40000 requests .* need 80\d\d\d open files"):
+        open_files.make_room_for(20_000, servers=2)
+
+
+@attrs.frozen
+class Unused:
+    """A backend that must not deploy anything."""
+
+    source: tb.Source = tb.Source.MEASURED
+    name: str = "unused"
+
+    def deploy(self, deployment):
+        raise AssertionError(deployment)
+
+
+TOO_MANY = tb.ClosedLoop(9_000, duration_s=1.0)
+DEPLOYMENT = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")
+
+
+def sweep(backend, **options):
+    """A sweep in real time that has too many users in one of its loads."""
+    loads = [tb.ClosedLoop(1, duration_s=1.0), TOO_MANY]
+    return tb.sweep_blocking([DEPLOYMENT], loads, backend=backend, prompts=tb.SyntheticPrompts(), **options)
+
+
+def test_a_sweep_that_this_machine_cannot_hold_deploys_nothing(system):
+    """The endpoint would be paid for and then not be used."""
+    system(Limits(1024, 10_000))
+    with pytest.raises(tb.InvalidValueError, match="9000 requests in flight need"):
+        sweep(Unused())
+
+
+def test_an_adaptive_sweep_that_this_machine_cannot_hold_deploys_nothing(system):
+    """Its goals' loads count."""
+    system(Limits(1024, 10_000))
+    with pytest.raises(tb.InvalidValueError, match="9000 requests in flight need"):
+        tb.adaptive_sweep_blocking(
+            [DEPLOYMENT],
+            [TOO_MANY],
+            [tb.Goal.fastest(TOO_MANY)],
+            tb.PerformanceModel(),
+            backend=Unused(),
+            prompts=tb.SyntheticPrompts(),
+            costs=tb.InstanceHours(tb.PriceTable.builtin()),
+        )
+
+
+@pytest.mark.parametrize("source", [tb.Source.MEASURED, tb.Source.EMULATED])
+def test_what_connects_nowhere_or_elsewhere_is_not_refused(system, source):
+    """An emulator in this process needs no connections, and workers have limits of their own: both get as far as to deploy."""
+    system(Limits(1024, 10_000))
+    elsewhere = {"executor": object(), "shards": 2} if source is tb.Source.MEASURED else {}
+    with pytest.raises(AssertionError, match="Llama"):
+        sweep(Unused(source), **elsewhere)
+
+
 def test_the_most_in_flight_is_that_of_the_fullest_phase():
     """Users of a closed phase, the cap of an open one; without a cap it is not known."""
 

@@ -10,16 +10,17 @@ from tgibench import measuring
 from tgibench.adaptive._outcomes import AdaptiveStudy, GoalOutcome, Skipped
 from tgibench.adaptive._plan import Measure, Plan
 from tgibench.adaptive._work import Work
+from tgibench.errors import InvalidValueError
 from tgibench.storage import StudyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from tgibench.backends import Backend
     from tgibench.costs import CostModel
     from tgibench.deployments import Deployment
-    from tgibench.endpoints import Endpoint
     from tgibench.loads import LoadProfile
     from tgibench.measurements import Measurement
     from tgibench.requests import PromptSource
@@ -48,6 +49,9 @@ async def adaptive_sweep(
     deploy_s: float = 600.0,
     pause_s: float = 30.0,
     on_measurement: Callable[[Measurement], None] | None = None,
+    executor: Executor | None = None,
+    shards: int | None = None,
+    listen: str = "127.0.0.1",
 ) -> AdaptiveStudy:
     """Measure the deployments that could still win a goal, cheapest first, until every goal is decided.
 
@@ -73,12 +77,24 @@ async def adaptive_sweep(
         deploy_s: How long a deployment takes to become ready, for the estimates.
         pause_s: What each load takes beyond its duration, for the estimates.
         on_measurement: Called with each newly finished cell.
+        executor: Where the workers of each load come from, as of `tgibench.run_load`; None for this process alone, or if `measure` is
+            given.
+        shards: The number of workers.
+        listen: The address of this machine at which workers reach it.
 
     Raises:
-        InvalidValueError: There is no deployment, load or goal, a goal's load is not among the loads, or nothing competes in a goal.
+        InvalidValueError: There is no deployment, load or goal, a goal's load is not among the loads, nothing competes in a goal, a
+            goal's load needs more connections than this process may have, or both `measure` and `executor` are given.
         TeardownError: Something that was started could not be stopped; nothing further is started then.
         UnknownPrice: A price is not known.
     """
+    if measure is not None and executor is not None:
+        raise InvalidValueError(
+            "measure says how a load is measured: give executor and shards to what it calls, got both"
+        )
+    own = functools.partial(
+        measuring.measure, backend=backend, prompts=prompts, executor=executor, shards=shards, listen=listen
+    )
     plan = Plan(
         deployments=tuple(deployments),
         loads=tuple(loads),
@@ -89,7 +105,7 @@ async def adaptive_sweep(
         costs=costs,
         k=k,
         seed=seed,
-        measure=measure or functools.partial(_measured, backend=backend, prompts=prompts),
+        measure=measure or own,
         tie_ratio=tie_ratio,
         repeats=repeats,
         deploy_s=deploy_s,
@@ -97,6 +113,8 @@ async def adaptive_sweep(
         on_measurement=on_measurement,
     )
     plan.check()
+    if measure is None and executor is None:
+        measuring.make_room(backend, {goal.load for goal in plan.goals}, seed)
     work = Work(plan, StudyStore(store) if store is not None else None)
     try:
         while (step := work.race.next()) is not None:
@@ -109,9 +127,3 @@ async def adaptive_sweep(
     except asyncio.CancelledError:
         work.interrupted = True
     return work.result()
-
-
-async def _measured(
-    deployment: Deployment, endpoint: Endpoint, load: LoadProfile, *, seed: int, backend: Backend, prompts: PromptSource
-) -> Measurement:
-    return await measuring.measure(deployment, endpoint, load, backend=backend, prompts=prompts, seed=seed)
