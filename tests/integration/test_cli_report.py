@@ -6,26 +6,14 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
 import tgibench as tb
+from commands import run_here, run_process
 from studies import MACHINES, study
 
 PRICES = [part for machine, usd in MACHINES.items() for part in ("--price", f"{machine}={usd}")]
-
-
-def run(*arguments):
-    """Run the command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "tgibench", "report", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 def everything(folder):
@@ -44,7 +32,7 @@ def results(tmp_path):
 
 def test_the_page_lies_beside_the_results(results):
     """With the prices that were given."""
-    done = run(results, *PRICES)
+    done = run_process("report", results, *PRICES)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     page = (results / "report.html").read_text()
@@ -56,21 +44,21 @@ def test_the_page_lies_beside_the_results(results):
 def test_the_other_formats_go_to_standard_output(results):
     """And nowhere else, unless a file is named."""
     before = everything(results)
-    text = run(results, "--format", "markdown", *PRICES).stdout
+    text = run_here("report", results, "--format", "markdown", *PRICES).stdout
     assert text.startswith("| deployment |")
-    assert len(list(csv.DictReader(io.StringIO(run(results, "--format", "csv", *PRICES).stdout)))) == 4
-    assert len(run(results, "--format", "study-csv").stdout.splitlines()) == 5
-    cells = json.loads(run(results, "--format", "json", *PRICES).stdout)
+    assert len(list(csv.DictReader(io.StringIO(run_here("report", results, "--format", "csv", *PRICES).stdout)))) == 4
+    assert len(run_here("report", results, "--format", "study-csv").stdout.splitlines()) == 5
+    cells = json.loads(run_here("report", results, "--format", "json", *PRICES).stdout)
     assert [cell["cost"]["usd_per_hour"] for cell in cells] == [2.0, 2.0, 8.0, 8.0]
     assert everything(results) == before
     file = results.parent / "report.md"
-    assert run(results, "--format", "markdown", "--out", file, *PRICES).stdout == ""
+    assert run_here("report", results, "--format", "markdown", "--out", file, *PRICES).stdout == ""
     assert file.read_text() == text
 
 
 def test_without_a_price_there_are_no_dollars_and_a_sentence_why(results):
     """Nobody asked for prices: the report is written, and says on the page and on standard error what is missing."""
-    done = run(results)
+    done = run_here("report", results)
     assert done.returncode == 0
     assert "no dollars: no price of 'ml.small'" in done.stderr
     assert re.search(r'class="note"><p>no dollars: no price of', (results / "report.html").read_text())
@@ -91,7 +79,7 @@ def test_without_a_price_there_are_no_dollars_and_a_sentence_why(results):
 def test_wrong_input_is_one_sentence_and_changes_nothing(results, arguments, words):
     """Exit code 2, nothing on standard output, every file as it was."""
     before = everything(results.parent)
-    done = run(results, *arguments)
+    done = run_here("report", results, *arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -115,7 +103,7 @@ def test_results_that_cannot_be_read_are_one_sentence_and_left_alone(tmp_path, c
     if content is not None:
         (tmp_path / "study.jsonl").write_text(content)
     before = everything(tmp_path)
-    done = run(tmp_path)
+    done = run_here("report", tmp_path)
     assert done.returncode == 2
     assert re.search(words, done.stderr), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -128,7 +116,7 @@ def test_a_cell_cut_off_by_a_crash_is_left_out_and_the_store_left_alone(results)
     file = results / "study.jsonl"
     file.write_bytes(file.read_bytes()[:-100])
     before = everything(results)
-    done = run(results, "--format", "json", *PRICES)
+    done = run_here("report", results, "--format", "json", *PRICES)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) == 3
     assert everything(results) == before

