@@ -42,7 +42,7 @@ STEPS = {
 @pytest.mark.parametrize("step", [*STEPS, "during deletion"])
 async def test_nothing_of_ours_is_left_and_all_of_others_is(monkeypatch, tmp_path, step, number):
     """SIGINT and SIGTERM delete it themselves and keep the results; after SIGKILL, cleanup does."""
-    async with account(monkeypatch, tmp_path, speed=1.0, creating_s=0.5, deleting_s=0.5) as fake:
+    async with account(monkeypatch, tmp_path, speed=1.0, creating_s=0.3, deleting_s=0.5) as fake:
         await others(fake)
         async with measuring(fake, dead_man_role_arn=fake.dead_man_role_arn) as process:
             if step == "during deletion":

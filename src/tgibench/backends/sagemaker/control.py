@@ -82,6 +82,11 @@ class ControlPlane:
     _warned: bool = attrs.field(default=False, init=False)
     _tried_s: dict[Kind, float] = attrs.field(factory=dict, init=False)
 
+    @property
+    def _backoff_s(self) -> float:
+        """The first wait before something is asked again: no longer than between two looks."""
+        return min(_BACKOFF_S, self.poll_s)
+
     async def create(self, kind: Kind, name: str, **request: Any) -> None:
         """Create one thing. A name of ours that is taken is ours: an earlier answer did not reach us.
 
@@ -89,7 +94,7 @@ class ControlPlane:
             AwsError: It was refused, or the service was not reached for long.
         """
         loop = asyncio.get_running_loop()
-        deadline_s, wait_s = loop.time() + _CREATE_PATIENCE_S, _BACKOFF_S
+        deadline_s, wait_s = loop.time() + _CREATE_PATIENCE_S, self._backoff_s
         tried_before = False
         while True:
             self.note("create", kind=kind.value, name=name)
@@ -182,7 +187,7 @@ class ControlPlane:
                 await self.patient_call(f"delete_{kind.suffix}", {kind.argument: name}, forever=True)
                 self.note("deleted", kind=kind.value, name=name)
                 if kind is not Kind.ENDPOINT:  # those go at once: asking again shows it
-                    await asyncio.sleep(_BACKOFF_S)
+                    await asyncio.sleep(self._backoff_s)
                     continue
             except AwsError as error:
                 if _not_found(error):
@@ -200,7 +205,7 @@ class ControlPlane:
             AwsError: It was refused; or, unless forever, the service stayed busy.
         """
         loop = asyncio.get_running_loop()
-        deadline_s, wait_s = loop.time() + _CREATE_PATIENCE_S, _BACKOFF_S
+        deadline_s, wait_s = loop.time() + _CREATE_PATIENCE_S, self._backoff_s
         while True:
             try:
                 return await self.call(operation, arguments)
