@@ -1,7 +1,7 @@
 """How far predictions lie from the 2023 study's published cells, held out in the ways that a user would meet; beside plain baselines.
 
-Deterministic; needs the extra `twin`. Prints the tables of docs/accuracy.md. `--closed-form` leaves the simulation out (seconds
-instead of some minutes).
+Deterministic; needs the extra `twin`. Prints the tables of docs/accuracy.md. `closed-form` (seconds), `simulation`, `both` (some ten
+minutes each) and `baselines` print one section each: `python benchmarks/accuracy.py closed-form baselines`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import tgibench as tb
 from tgibench.twin.fitting import robust_deviation
 
 PROMPTS = tb.study_prompts()
+METHODS = ("closed-form", "simulation", "both")
+# Simulations of one load differ by some 3 %: what is compared is the mean of five. Fits, which see many cells, simulate each once.
+RUNS = 5
 BAD_HOST = ("meta-llama/Llama-2-7b-hf", "ml.p4d.24xlarge")
 # Machines whose link and host figures are round ones, not those that were fitted to the rows that are held out here.
 NEUTRAL = tb.PerformanceModel().with_instance(
@@ -83,8 +86,8 @@ def of_others(predicted, rows):
 def predictions(rows, model, method):
     if not rows:
         return []
-    if method == "simulation":
-        found = [tb.predict(row.deployment, row.load, PROMPTS, model=model, method=method) for row in rows]
+    if method != "closed-form":
+        found = [tb.predict(row.deployment, row.load, PROMPTS, model=model, method=method, runs=RUNS) for row in rows]
     else:
         study = tb.predict_study(
             list(dict.fromkeys(row.deployment for row in rows)),
@@ -110,12 +113,16 @@ def held_out(rows, healthy, group, method, test=None):
 def main():
     rows = list(tb.llama2_sagemaker_2023())
     healthy = [row for row in rows if not is_bad(row)]
-    methods = ["closed-form"] if "--closed-form" in sys.argv else ["closed-form", "simulation"]
+    sections = sys.argv[1:] or [*METHODS, "baselines"]
+    if unknown := set(sections) - {*METHODS, "baselines"}:
+        sys.exit(f"sections are {', '.join(METHODS)} and baselines, got {', '.join(sorted(unknown))}")
     print("| test | n | ms/token: median / p90 / max, % | tokens/s: median / p90 / max, % |")
     print("| --- | ---: | ---: | ---: |")
-    for method in methods:
-        report(rows, healthy, method)
-    baselines(rows, healthy)
+    for method in METHODS:
+        if method in sections:
+            report(rows, healthy, method)
+    if "baselines" in sections:
+        baselines(rows, healthy)
     print("\n| intervals: share of held-out cells within 90 % / 95 % | n | ms/token | tokens/s |")
     print("| --- | ---: | ---: | ---: |")
     print("\n".join(INTERVALS))
@@ -162,7 +169,7 @@ def calibrated(rows, left_out, method):
         model = left_out[id(cells[0])][1]
         ends = [row for row in cells if row.load.concurrency in {1, 20}]
         between = [row for row in cells if row.load.concurrency in {5, 10}]
-        found = tb.calibrate(model, ends, PROMPTS, method=method)
+        found = tb.calibrate(model, ends, PROMPTS, method=method, runs=RUNS)
         middle += between
         predicted += predictions(between, found.model, method)
         spreads += [both(found.calibration.spread)] * len(between)

@@ -1,4 +1,4 @@
-"""Fits the performance model to measurements, by the closed form or by the emulator's own engine."""
+"""Fits the performance model to measurements, by the closed form, by the emulator's own engine or by both."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def fit(
     *,
     model: PerformanceModel | None = None,
     method: Method = "closed-form",
+    runs: int = 1,
     priors: Mapping[str, Prior] | None = None,
     cross_validate: bool = False,
     round_trip_s: float = 0.07,
@@ -55,8 +56,9 @@ def fit(
         measurements: Rows of one engine's generation, under closed loops.
         prompts: What their requests said: one source for all, or by the rows' `prompts`.
         model: Machines and shapes, those of your own among them; its engine's figures are what is estimated.
-        method: What the measurements are compared with: the closed form, or the simulation (some 100 times slower; the closed form
-            then leads the way).
+        method: What the measurements are compared with: the closed form, or the simulation or the mean of both (some 100 times slower;
+            the closed form then leads the way).
+        runs: How many simulations of each cell to take the mean of.
         priors: In place of those of `tgibench.twin.parameters.PRIORS`, by name.
         cross_validate: Whether the model's spread, which makes its intervals, is that of deployments left out of the fit in turn (closed
             form, one fit for each) rather than that of the fit: what a deployment that was never measured deserves.
@@ -77,7 +79,7 @@ def fit(
         model=model,
         priors=priors,
         cross_validate=cross_validate,
-        simulate=options.simulator(rows, sources) if method == "simulation" else None,
+        simulate=None if method == "closed-form" else options.simulator(rows, sources, method, runs),
         **attrs.asdict(options),
     )
 
@@ -88,6 +90,7 @@ def calibrate(
     prompts: PromptSource | Mapping[str, PromptSource],
     *,
     method: Method = "closed-form",
+    runs: int = 1,
     candidates: Sequence[LoadProfile] | None = None,
     prior_deviation: float = 0.15,
     round_trip_s: float = 0.07,
@@ -104,6 +107,7 @@ def calibrate(
         measurements: Rows of one deployment under closed loops.
         prompts: What their requests said: one source for all, or by the rows' `prompts`.
         method: What the measurements are compared with; take the one that will predict.
+        runs: How many simulations of each load to take the mean of: their chance is not the deployment's.
         candidates: Loads that could be measured next; by default the usual numbers of users up to twice the highest measured.
         prior_deviation: How far factors usually lie from 1: standard deviation of their logarithm.
         round_trip_s: Network time of a request.
@@ -123,7 +127,7 @@ def calibrate(
         sources,
         candidates=candidates,
         prior_deviation=prior_deviation,
-        simulate=options.simulator(rows, sources) if method == "simulation" else None,
+        simulate=None if method == "closed-form" else options.simulator(rows, sources, method, runs),
         **attrs.asdict(options),
     )
 
@@ -143,16 +147,24 @@ class _Options:
     early_stop_ratio: float
     cold: bool
 
-    def simulator(self, rows: Sequence[Measurement], sources: Mapping[str, PromptSource]) -> Simulate:
-        """How far the discrete-event form of a model is from the rows."""
+    def simulator(
+        self, rows: Sequence[Measurement], sources: Mapping[str, PromptSource], method: Method, runs: int
+    ) -> Simulate:
+        """How far a model's predictions by a method that simulates are from the rows."""
+
+        def simulated(row: Measurement, model: PerformanceModel) -> Measurement:
+            return predict(
+                row.deployment,
+                row.load,
+                sources[row.prompts],
+                model=model,
+                method=method,
+                runs=runs,
+                seed=row.provenance.seed or 0,
+                **attrs.asdict(self),
+            )
 
         def simulate(model: PerformanceModel, seen: Observations) -> Numbers:
-            return seen.errors_of([self._simulated(row, sources[row.prompts], model) for row in rows])
+            return seen.errors_of([simulated(row, model) for row in rows])
 
         return simulate
-
-    def _simulated(self, row: Measurement, prompts: PromptSource, model: PerformanceModel) -> Measurement:
-        seed = row.provenance.seed or 0
-        return predict(
-            row.deployment, row.load, prompts, model=model, method="simulation", seed=seed, **attrs.asdict(self)
-        )

@@ -208,7 +208,7 @@ def test_calibration_finds_both_factors():
     ).metrics.tpot_s.p50 == pytest.approx(between, rel=0.04)
 
 
-@pytest.mark.parametrize("method", ["closed-form", "simulation"])
+@pytest.mark.parametrize("method", ["closed-form", "simulation", "both"])
 def test_calibrated_predictions_agree_with_what_was_measured(method):
     """Where two factors cannot bend the model to both ends, what they leave is carried over: all there, part of it between."""
     deployment = DEPLOYMENTS[5]

@@ -157,9 +157,57 @@ def test_only_the_simulation_knows_open_loops():
 
 
 def test_a_method_of_no_name_is_refused():
-    """The two names are in the message."""
-    with pytest.raises(tb.InvalidValueError, match='must be "closed-form" or "simulation", got \'guess\''):
+    """The three names are in the message."""
+    with pytest.raises(tb.InvalidValueError, match='must be "closed-form", "simulation" or "both", got \'guess\''):
         tb.predict(SEVEN, users(1), PROMPTS, method="guess")
+
+
+def times_and_throughputs(*cells):
+    """Logarithms of each cell's time per token, published and counted throughput."""
+    figures = [
+        (
+            cell.metrics.server_time_per_token_s.p50,
+            cell.metrics.littles_law_throughput_tps,
+            cell.metrics.output_throughput_tps.value,
+        )
+        for cell in cells
+    ]
+    return np.log(figures)
+
+
+class SamePrompts:
+    """The study's prompts, whatever the seed."""
+
+    identity = "same"
+
+    def request(self, index, *, seed):
+        del seed
+        return PROMPTS.request(index, seed=0)
+
+
+def test_several_runs_are_averaged():
+    """Their geometric mean is predicted; runs have the same prompts, and differ by chance as seeds do."""
+    load = users(5, duration_s=20)
+    each = [tb.predict(SEVEN, load, SamePrompts(), method="simulation", seed=seed) for seed in (0, 1)]
+    alone = times_and_throughputs(*each)
+    assert not np.allclose(alone[0], alone[1], rtol=0, atol=1e-3)
+    mean = times_and_throughputs(tb.predict(SEVEN, load, PROMPTS, method="simulation", runs=2))[0]
+    assert mean[:2] == pytest.approx(alone.mean(axis=0)[:2])
+    assert mean[2] - alone[0, 2] == pytest.approx(mean[1] - alone[0, 1])
+    with pytest.raises(tb.InvalidValueError, match="runs must be at least 1, got 0"):
+        tb.predict(SEVEN, load, PROMPTS, method="simulation", runs=0)
+
+
+def test_both_forms_are_averaged():
+    """The geometric mean of the two forms' time per token and throughput, under the loads that the closed form knows."""
+    load = users(5, duration_s=20)
+    alone = times_and_throughputs(*both(SEVEN, load))
+    mean = tb.predict(SEVEN, load, PROMPTS, method="both")
+    assert mean.provenance.facts["method"] == "both"
+    assert times_and_throughputs(mean)[0, :2] == pytest.approx(alone.mean(axis=0)[:2])
+    assert mean.metrics.server_time_per_token_s.intervals["p50"][0] < mean.metrics.server_time_per_token_s.p50
+    with pytest.raises(tb.InvalidValueError, match=r'use method="simulation"'):
+        tb.predict(SEVEN, tb.PoissonArrivals(0.5, duration_s=30), PROMPTS, method="both")
 
 
 async def test_a_simulation_inside_a_loop_says_how_to_run_it():

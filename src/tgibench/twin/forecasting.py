@@ -1,8 +1,9 @@
-"""The closed form's answers as measurements: each figure PREDICTED, with the interval that the model's errors give it."""
+"""Predictions as measurements: each figure PREDICTED, with the interval that the model's errors give it."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,13 +13,14 @@ from tgibench.metrics import Metrics
 from tgibench.provenance import Provenance, Source
 from tgibench.stats import Distribution, Estimate
 from tgibench.twin.asking import asked, most_running
+from tgibench.twin.performance import Remainder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tgibench.stats import Interval
     from tgibench.twin.asking import Question
-    from tgibench.twin.performance import PerformanceModel, Remainder, Spread
+    from tgibench.twin.performance import PerformanceModel, Spread
     from tgibench.twin.step_time import ModelledTimes
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "closed_form_measurements",
     "interval_of",
     "published_throughput_tps",
+    "to_the_middle",
     "with_model_intervals",
     "with_remainder",
 ]
@@ -37,7 +40,8 @@ FIRST_TOKEN_DEVIATION = 0.3
 _Z = 1.96
 _AWAY = frozenset({"output_tokens", "input_tokens"})
 _FIRST_TOKEN = frozenset({"ttft_s", "queue_s"})
-_RATES = frozenset({"output_throughput_tps", "request_throughput_rps", "goodput_rps", "requests"})
+_SHOWN = "littles_law_throughput_tps"
+_RATES = frozenset({"output_throughput_tps", "request_throughput_rps", "goodput_rps", "requests", _SHOWN})
 _TIMES_PER_TOKEN = frozenset({"server_time_per_token_s", "time_per_token_s", "tpot_s", "icl_s", "normalized_latency_s"})
 _LATENCIES = frozenset({"latency_s", "long_latency_s"})
 
@@ -149,7 +153,35 @@ def with_remainder(metrics: Metrics, remainder: Remainder) -> Metrics:
             changes[name] = attrs.evolve(figure, **moved)
         elif isinstance(figure, Estimate):
             changes[name] = attrs.evolve(figure, value=figure.value * multiple)
+        elif name == _SHOWN and figure is not None:
+            changes[name] = figure * multiple
     return attrs.evolve(metrics, **changes)
+
+
+def to_the_middle(predicted: Sequence[Metrics]) -> Metrics:
+    """The first of several predictions of one cell, moved to the geometric mean of all in its time per token and its throughput.
+
+    A figure that one of them lacks stays the first's.
+    """
+    times = [_time_per_token_s(metrics) for metrics in predicted]
+    throughputs = [_throughput_tps(metrics) for metrics in predicted]
+    return with_remainder(predicted[0], Remainder(time=_to_their_mean(times), throughput=_to_their_mean(throughputs)))
+
+
+def _time_per_token_s(metrics: Metrics) -> float | None:
+    figure = metrics.server_time_per_token_s
+    return None if figure is None else figure.p50
+
+
+def _throughput_tps(metrics: Metrics) -> float | None:
+    """From users and the mean time on the server where that is known, which the end of a short run leaves alone; else counted."""
+    counted = metrics.output_throughput_tps
+    return metrics.littles_law_throughput_tps or (None if counted is None else counted.value)
+
+
+def _to_their_mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value]
+    return math.exp(statistics.fmean(map(math.log, known))) / known[0] if len(known) == len(values) else 1.0
 
 
 def _multiple(name: str, remainder: Remainder) -> float:
