@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tgibench.deployments import Deployment
     from tgibench.loads import LoadProfile
     from tgibench.requests import PromptSource
-    from tgibench.twin.performance import Calibration
     from tgibench.twin.step_time import ModelledTimes
 
 __all__ = ["Method", "predict", "predict_study"]
@@ -93,15 +92,14 @@ def predict(
     if runs < 1:
         raise InvalidValueError(f"runs must be at least 1, got {runs}")
     times = model.times(deployment)
-    simulations = [
-        _simulated(question, prompts, model, times, seed=seed, run=run, early_stop_ratio=early_stop_ratio)
-        for run in range(runs)
-    ]
-    metrics = to_the_middle(simulations)
+    metrics = to_the_middle(
+        [
+            _simulated(question, prompts, model, times, seed=seed, run=run, early_stop_ratio=early_stop_ratio)
+            for run in range(runs)
+        ]
+    )
     if method == "both":
-        bare = attrs.evolve(model, calibrations=_without_remainders(model))
-        closed = closed_form_measurements([question], bare, prompts=prompts.identity, seed=seed)[0]
-        metrics = to_the_middle([metrics, closed.metrics])
+        metrics = to_the_middle([metrics, _closed_form(question, model, seed)])
     users = question.users if isinstance(load, ClosedLoop) else None
     spread = model.spread_of(deployment, extrapolated=bool(model.beyond(times, users)))
     remainder = Remainder() if users is None else model.remainder(deployment, users)
@@ -148,9 +146,13 @@ def predict_study(
     return Study(tuple(measurements), tuple(failures))
 
 
-def _without_remainders(model: PerformanceModel) -> dict[str, Calibration]:
-    """Its calibrations with their factors alone."""
-    return {label: attrs.evolve(found, time_left=(), throughput_left=()) for label, found in model.calibrations.items()}
+def _closed_form(question: Question, model: PerformanceModel, seed: int) -> Metrics:
+    """Its answer, calibrated by factors alone."""
+    factors = {
+        label: attrs.evolve(found, time_left=(), throughput_left=()) for label, found in model.calibrations.items()
+    }
+    bare = attrs.evolve(model, calibrations=factors)
+    return closed_form_measurements([question], bare, prompts="", seed=seed)[0].metrics
 
 
 def _table(prompts: PromptSource, seed: int, early_stop_ratio: float) -> PromptTable:
