@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tgibench as tb
@@ -256,6 +256,7 @@ RAW_TEXTS = st.lists(
 
 @settings(deadline=None, max_examples=300)
 @given(raw_texts=st.lists(RAW_TEXTS, max_size=5))
+@example(raw_texts=[b"\xc2", b"\x80"])  # halves of a character in two events
 @pytest.mark.parametrize(
     ("protocol", "event", "empty"),
     [(tb.TgiProtocol(), TGI_EVENT, b'"text":""'), (tb.OpenAIChatProtocol(), CHAT_CHUNK, b'"content":""')],

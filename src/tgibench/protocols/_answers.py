@@ -88,12 +88,14 @@ def raw_text(text: Any) -> bytes:
 
 def joined_text(raw_texts: list[bytes]) -> tuple[str, Failure | None]:
     """The text of all chunks, and the failure that bytes which are no UTF-8 are: the routine way never looked at them."""
-    raw, failure = b"".join(raw_texts), None
+    # a line feed, which no raw text holds: the halves of a character in two chunks are no character
+    raw, failure = b"\n".join(raw_texts), None
     try:
-        inside = raw.decode("utf-8", "surrogatepass")
+        lines = raw.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
-        inside = raw.decode("utf-8", "replace")
+        lines = raw.decode("utf-8", "replace")
         failure = undecodable(UndecodableError(f"not UTF-8: {error}"))
+    inside = lines.replace("\n", "")
     return str(json.loads(f'"{inside}"')), failure
 
 
