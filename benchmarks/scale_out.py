@@ -9,7 +9,7 @@ step is held while, in its best repeat, the event loops' lag keeps to the limit 
 takes its share from them. So the CPU of both is printed, and the ratio that these cores allow at most: all cores over the CPU of a token
 in worker and server, against one core over the CPU of a token in the worker. With `--worker-share` each worker is held to that part of a
 core, so that server and workers fit on few cores: what is compared are then workers of part of a core, not whole ones. That
-takes a control group of the CPU, and so root, on Linux.
+takes Linux's control groups (version 1, mounted at /sys/fs/cgroup/cpu), and so root.
 
 (b) A scheduler and two workers of a Dask cluster, started by command: the same plan as one process counts the same requests and tokens;
 then one worker is killed (kill -9) in the middle of a run.
@@ -43,6 +43,7 @@ TOKENS = 100
 PROMPT = tb.FixedPrompt(prompt="Hello", max_new_tokens=TOKENS)
 ANSWER_S = 0.1 + (TOKENS - 1) * GAP_MS / 1e3
 HELD_SHARE = 0.98
+CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 4_000  # a quota is 1,000 at least
 
 
@@ -68,8 +69,9 @@ def held_to(share):
     if share is None:
         yield None
         return
-    old = Path("/sys/fs/cgroup/cpu")  # version 1 has a folder for each resource, version 2 one for all
-    folder = (old if old.is_dir() else Path("/sys/fs/cgroup")) / f"tgibench-{os.getpid()}"
+    if not CPU_GROUPS.is_dir():
+        raise SystemExit(f"--worker-share needs control groups of version 1 at {CPU_GROUPS}, which are not there")
+    folder = CPU_GROUPS / f"tgibench-{os.getpid()}"
     folder.mkdir()
     try:
         yield functools.partial(join, folder, share)
@@ -82,12 +84,8 @@ def join(folder, share):
     """Put this process in a control group of its own that has a part of a core."""
     own = folder / str(os.getpid())
     own.mkdir()
-    quota_us = round(share * PERIOD_US)
-    if (own / "cpu.cfs_quota_us").exists():
-        (own / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-        (own / "cpu.cfs_quota_us").write_text(str(quota_us))
-    else:
-        (own / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+    (own / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+    (own / "cpu.cfs_quota_us").write_text(str(round(share * PERIOD_US)))
     (own / "cgroup.procs").write_text(str(os.getpid()))
 
 
@@ -159,12 +157,12 @@ def cores(folder, arguments):
     worker_s, server_s = (
         statistics.median(getattr(each, name) for each in steps[several]) for name in ("worker_s", "server_s")
     )
-    if arguments.worker_share is not None:
-        print(f"each worker had {arguments.worker_share:g} of a core at most")
-        return
-    allowed = min(several, os.cpu_count() * worker_s / (worker_s + server_s))
     alike = worker_s / statistics.median(each.worker_s for each in steps[1])
-    print(f"these {os.cpu_count()} cores allow a ratio of {allowed:.2f} at most, the server's CPU taken off")
+    if arguments.worker_share is None:
+        allowed = min(several, os.cpu_count() * worker_s / (worker_s + server_s))
+        print(f"these {os.cpu_count()} cores allow a ratio of {allowed:.2f} at most, the server's CPU taken off")
+    else:
+        print(f"each worker had {arguments.worker_share:g} of a core at most")
     print(f"a token costs a worker among {several} {alike:.2f} x the CPU that it costs one by itself")
 
 

@@ -32,12 +32,8 @@ def server(tmp_path_factory):
     """The emulator as a process of its own; its URL."""
     log = tmp_path_factory.mktemp("emulator") / "log"
     with log.open("w") as output:  # a pipe that nobody empties would stop the server once it is full
-        machine = (
-            "--instance-type",
-            "ml.p4d.24xlarge",
-            "--tensor-parallel",
-            "8",
-        )  # 6 ms a token, so that tests are quick
+        # 6 ms a token, so that tests are quick
+        machine = ("--instance-type", "ml.p4d.24xlarge", "--tensor-parallel", "8")
         process = subprocess.Popen([*TGIBENCH, "emulate", "--port", "0", *machine], stdout=output)
     try:
         yield eventually(lambda: re.search(r"http://\S+", log.read_text()), process=process)[0]
