@@ -10,6 +10,7 @@ import asyncio
 import base64
 import functools
 import importlib
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ class Aws:
     """An account as this process reaches it. A value: it holds no connection and no credential, and can be pickled.
 
     Args:
-        region: Where; None for what the environment or the profile says.
+        region: Where; None for what the environment (AWS_REGION, then AWS_DEFAULT_REGION) or the profile says.
         profile: Of the shared configuration; None for what the environment says.
     """
 
@@ -107,8 +108,10 @@ class Aws:
             with withheld():
                 core, loader = part_of("botocore.session").Session(), _service_models()
                 core.register_component("data_loader", loader)
+                # boto3 itself looks at AWS_DEFAULT_REGION alone; AWS's other tools and its machines set AWS_REGION
+                region = self.region or os.environ.get("AWS_REGION") or None
                 session = part_of("boto3").session.Session(
-                    region_name=self.region, profile_name=self.profile, botocore_session=core
+                    region_name=region, profile_name=self.profile, botocore_session=core
                 )
                 loader.search_paths[:] = dict.fromkeys(loader.search_paths)  # each session adds boto3's own once more
                 return session
