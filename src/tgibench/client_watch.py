@@ -14,6 +14,7 @@ import numpy as np
 
 from tgibench import virtual_time
 from tgibench.client_health import ClientHealth
+from tgibench.stats import quantile_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,14 +99,14 @@ class ClientWatch:
             return ClientHealth(stamps=stamps)
         began_s, now_s = self._run_delay_began_s, _run_delay_s()
         known = began_s is not None and now_s is not None
-        p50, p99 = np.quantile(self._lags_s, (0.5, 0.99))
+        lags_s = np.sort(self._lags_s)
         return ClientHealth(
             stamps=stamps,
             run_delay_share=None if began_s is None or now_s is None else (now_s - began_s) / elapsed_s,
             held_up_share=self._held_up / self._lags_taken if known else None,
             cpu_share=(time.process_time() - self._cpu_began_s) / elapsed_s,
-            loop_lag_p50_s=float(p50),
-            loop_lag_p99_s=float(p99),
+            loop_lag_p50_s=quantile_of(lags_s, 0.5),
+            loop_lag_p99_s=quantile_of(lags_s, 0.99),
             loop_lag_max_s=self._largest_lag_s,
             samples=self._lags_taken,
         )

@@ -310,5 +310,5 @@ def _littles_law(log: RequestLog, rows: NDArray[np.bool_]) -> float | None:
 
 
 def _tokens_from(log: RequestLog, rows: NDArray[np.bool_]) -> dict[str, int]:
-    origins, numbers = np.unique(log.tokens_from[rows], return_counts=True)
-    return {list(TokensFrom)[origin].value: int(number) for origin, number in zip(origins, numbers, strict=True)}
+    numbers = np.bincount(log.tokens_from[rows], minlength=len(TokensFrom)).tolist()
+    return {origin.value: number for origin, number in zip(TokensFrom, numbers, strict=True) if number}

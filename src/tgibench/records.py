@@ -240,8 +240,8 @@ class RequestLog:
     def failures(self) -> dict[FailureKind, int]:
         """Failed requests by kind; kinds that did not occur are left out."""
         kinds = list(FailureKind)
-        codes, numbers = np.unique(self.failure_code[self.failure_code > 0], return_counts=True)
-        return {kinds[code - 1]: int(number) for code, number in zip(codes, numbers, strict=True)}
+        numbers = np.bincount(self.failure_code, minlength=len(kinds) + 1)[1:].tolist()
+        return {kind: number for kind, number in zip(kinds, numbers, strict=True) if number}
 
     @property
     def degraded(self) -> bool:

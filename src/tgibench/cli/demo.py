@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 import tgibench as tb
-from tgibench.cli.display import SweepDisplay, print_study
+from tgibench.cli.display import SweepDisplay, leave, print_study
 from tgibench.reports.answers import choices
 from tgibench.reports.files import write_report
 from tgibench.reports.page import html_page
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tgibench.backends import Backend
     from tgibench.costs import CostModel
 
-__all__ = ["run_demo"]
+__all__ = ["demo"]
 
 _DEPLOYMENTS = [
     tb.Deployment(f"meta-llama/Llama-2-{size}-hf", instance_type, tensor_parallel=shards, server_version="1.0.3")
@@ -31,7 +30,14 @@ _LOADS = [tb.ClosedLoop(users, duration_s=90) for users in (1, 5, 10, 20)]
 _REAL_TIME_LOAD = tb.ClosedLoop(5, duration_s=8)
 
 
-def run_demo(out: Path) -> tb.Study:
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("tgibench-demo"), show_default=True)
+def demo(out: Path) -> None:
+    """Measure Llama 2 on emulated machines: the whole way from deployments to a report, in under a minute."""
+    leave(_measured(out))
+
+
+def _measured(out: Path) -> tb.Study:
     """Sweep the emulator in virtual time, one cell again over HTTP in real time; print, store and report everything."""
     click.echo("16 cells in virtual time, then one over real HTTP in real time; every number is EMULATED.", err=True)
     with SweepDisplay() as display:

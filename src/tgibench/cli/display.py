@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tgibench.costs import CostModel
-    from tgibench.measurements import Measurement
+    from tgibench.measurements import Measurement, Study
     from tgibench.sweep_results import Progress as SweepProgress
 
-__all__ = ["SweepDisplay", "print_study"]
+__all__ = ["SweepDisplay", "leave", "print_study"]
 
+_INTERRUPTED = 130
 _TABLE_WIDTH = 150
 _REDRAWS_PER_S = 8
 
@@ -71,3 +73,15 @@ def print_study(measurements: Iterable[Measurement], costs: CostModel | None = N
             console.print(
                 f"! {measurement.deployment.label}, {measurement.load.label}: {warning}", markup=False, highlight=False
             )
+
+
+def leave(study: Study) -> None:
+    """Exit by what became of the study: 130 when interrupted, 2 when something could not be measured."""
+    errors = Console(stderr=True, soft_wrap=True)
+    for failure in study.failures:
+        errors.print(f"tgibench: {failure.deployment.label}: {failure.message}", markup=False, highlight=False)
+    if study.interrupted:
+        errors.print("tgibench: interrupted: what was finished is shown", markup=False)
+        sys.exit(_INTERRUPTED)
+    if study.failures:
+        sys.exit(2)
