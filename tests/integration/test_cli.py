@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -257,3 +258,46 @@ def test_without_a_terminal_nothing_is_drawn(server):
     done = run_process("run", "--url", server, "--concurrency", "1", "--requests", "2", "--max-new-tokens", "4")
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
+
+
+def python(code):
+    """Run a piece of Python in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_command_is_loaded_without_the_others():
+    """Predictions, pages and the collector of leftovers are no part of a run."""
+    load = "from tgibench.cli.commands import tgibench; tgibench.get_command(None, 'run')"
+    done = python(f"import sys; {load}; print(*(name for name in sys.modules if name.startswith('tgibench.')))")
+    loaded = set(done.stdout.split())
+    assert "tgibench.cli.run" in loaded
+    assert not loaded & {
+        "tgibench.cli.predict",
+        "tgibench.cli.cleanup",
+        "tgibench.reports.page",
+        "tgibench.predictions",
+    }
+
+
+def test_every_command_is_listed_and_has_its_own_help():
+    """The group knows its commands by name alone."""
+    listed = run_here("--help").stdout
+    for name in ("calibrate", "cleanup", "demo", "emulate", "predict", "prices", "report", "run", "show"):
+        assert f"  {name} " in listed
+        assert f"tgibench {name}" in run_here(name, "--help").stdout
+    unknown = run_here("deploy")
+    assert unknown.returncode == 2
+    assert "No such command 'deploy'" in unknown.stderr
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_a_missing_extra_is_one_sentence(missing):
+    """Whichever module first asks for it."""
+    done = python(
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['tgibench', 'show', 'x']; "
+        "from tgibench.cli import main; main()"
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        f'tgibench: the command needs {missing}: pip install "tgibench[cli]"\n',
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from typing import NoReturn
 
 from tgibench.errors import MissingExtraError, TgibenchError
 
@@ -18,14 +19,17 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 20)  # what is imported is not garbage
     try:
         from tgibench.cli.commands import tgibench  # noqa: PLC0415 - click and rich are an extra
-    except ModuleNotFoundError as error:
-        if error.name not in {"click", "rich"}:
-            raise
-        missing = MissingExtraError(f'the command needs {error.name}: pip install "tgibench[cli]"')
-        sys.stderr.write(f"tgibench: {missing}\n")
-        sys.exit(2)
-    try:
+
         tgibench(prog_name="tgibench")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in {"click", "rich"}:
+            raise
+        _leave(MissingExtraError(f'the command needs {package}: pip install "tgibench[cli]"'))
     except TgibenchError as error:
-        sys.stderr.write(f"tgibench: {error}\n")
-        sys.exit(2)
+        _leave(error)
+
+
+def _leave(error: TgibenchError) -> NoReturn:
+    sys.stderr.write(f"tgibench: {error}\n")
+    sys.exit(2)
