@@ -1,4 +1,4 @@
-"""What the commands show while they work and when they are done."""
+"""What the commands show while they work and when they are done, and with which exit code they leave."""
 
 from __future__ import annotations
 
