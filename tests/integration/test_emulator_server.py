@@ -7,6 +7,7 @@ import json
 import re
 
 import aiohttp
+import aiohttp.web
 import pytest
 
 from tgibench.backends.emulator.faults import Faults
@@ -170,6 +171,25 @@ async def test_a_client_that_leaves_is_dropped():
                 page = await _metrics(session, url)
     assert "tgi_request_success 0" in page
     assert lines == []
+
+
+async def test_a_client_that_left_just_before_the_head_makes_no_noise(monkeypatch, caplog):
+    """Its connection is closing, which nobody has been told yet: the server logs nothing and answers the next client."""
+    prepare, leaving = aiohttp.web.StreamResponse.prepare, [True]
+
+    async def prepared(response, request):
+        if leaving:
+            leaving.clear()
+            request.transport.close()
+        return await prepare(response, request)
+
+    monkeypatch.setattr(aiohttp.web.StreamResponse, "prepare", prepared)
+    async with serving() as url:
+        with pytest.raises(aiohttp.ClientError):
+            await post(f"{url}/generate_stream", STREAM)
+        status, raw, _ = await post(f"{url}/generate_stream", STREAM)
+    assert (status, len(events(raw))) == (200, 6)
+    assert caplog.records == []
 
 
 async def _metrics(session, url):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["emulator_server", "serve"]
 
 _PAYLOAD_LIMIT_BYTES = 2_000_000
+_TOO_LARGE = "Failed to buffer the request body: length limit exceeded"
 _GRACE_S = 1.0
 
 
@@ -140,7 +141,7 @@ def _application(server: EmulatedServer) -> web.Application:
 
 
 def _answering(server: EmulatedServer) -> Middleware:
-    """Turn refusals into TGI's error answers, and drop connections of a server that is not ready."""
+    """Turn refusals into TGI's error answers, drop connections of a server that is not ready, and take leave of clients that left."""
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -156,10 +157,11 @@ def _answering(server: EmulatedServer) -> Middleware:
             return web.Response(
                 status=refusal.status, body=refusal.body, headers={"content-type": refusal.content_type}
             )
-        except web.HTTPRequestEntityTooLarge:
-            return web.Response(status=413, text="Failed to buffer the request body: length limit exceeded")
         except web.HTTPException as error:
-            return web.Response(status=error.status)
+            too_large = isinstance(error, web.HTTPRequestEntityTooLarge)
+            return web.Response(status=error.status, text=_TOO_LARGE if too_large else None)
+        except ConnectionError:  # the client has left, and this handler would have been cancelled a moment later
+            return web.Response()
 
     return answer
 
