@@ -26,10 +26,21 @@ def test_the_table_says_that_it_is_predicted_and_what_it_costs():
 
 
 def test_json_is_the_whole_output():
-    """One cell for each load, its source included, simulated or not."""
-    done = run_here("predict", *SEVEN, *SMALL, "--concurrency", "1,4", "--duration", "20", "--simulate", "--json")
+    """One cell for each load, its source included."""
+    done = run_here("predict", *SEVEN, *SMALL, "--concurrency", "1,4", "--duration", "20", "--json")
     cells = json.loads(done.stdout)
     assert [(each["load"], each["source"]) for each in cells] == [("1 user", "PREDICTED"), ("4 users", "PREDICTED")]
+
+
+@pytest.mark.parametrize("method", ["simulation", "both"])
+def test_the_methods_and_runs_are_those_of_the_library(method):
+    """The same figures, the runs' mean among them."""
+    options = ("--concurrency", "4", "--duration", "20", "--method", method, "--runs", "2")
+    (found,) = json.loads(run_here("predict", *SEVEN, *SMALL, *options, "--json").stdout)
+    deployment = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")
+    own = tb.predict(deployment, tb.ClosedLoop(4, duration_s=20), tb.study_prompts(), method=method, runs=2)
+    assert found["metrics"]["tpot_s"]["p50"] == own.metrics.tpot_s.p50
+    assert found["metrics"]["output_throughput_tps"] == own.metrics.output_throughput_tps.value
 
 
 def test_what_extrapolates_is_said_once():
@@ -80,6 +91,8 @@ def test_a_page_shows_predictions_beside_stored_measurements(tmp_path):
         (("--on", "ml.g5.12xlarge:four"), "--on must be a machine and a number"),
         ((*SMALL, "--concurrency", "1,many"), "--concurrency must be numbers with commas"),
         ((*SMALL, "--with", "results"), "--with is for the page: give --html too"),
+        ((*SMALL, "--runs", "5"), "--runs is for simulations: give --method simulation"),
+        ((*SMALL, "--method", "simulation", "--runs", "0"), "runs must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(arguments, words):

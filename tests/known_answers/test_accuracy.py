@@ -16,11 +16,12 @@ PROMPTS = tb.study_prompts()
 ROWS = tuple(tb.llama2_sagemaker_2023())
 # 7B on the p4d was slower than 13B on the same machine at every load: a bad host, which no model can foresee
 BAD_HOST = ("meta-llama/Llama-2-7b-hf", "ml.p4d.24xlarge")
+ENDS, BETWEEN = slice(0, 4, 3), slice(1, 3)  # of a deployment's four loads
 HEALTHY = [row for row in ROWS if (row.deployment.model_id, row.deployment.instance_type) != BAD_HOST]
 
 
-def errors(rows, model):
-    """|predicted / published - 1| of ms/token and tokens/s by the closed form, (rows, 2)."""
+def ratios(rows, model):
+    """Predicted / published ms/token and tokens/s by the closed form, (rows, 2)."""
     found = []
     for row in rows:
         guess, truth = tb.predict(row.deployment, row.load, PROMPTS, model=model).metrics, row.metrics
@@ -30,7 +31,11 @@ def errors(rows, model):
                 guess.littles_law_throughput_tps / truth.littles_law_throughput_tps,
             )
         )
-    return np.abs(np.array(found) - 1)
+    return np.array(found)
+
+
+def errors(rows, model):
+    return np.abs(ratios(rows, model) - 1)
 
 
 def of(model_id, instance_type):
@@ -62,6 +67,22 @@ def test_the_study_s_bad_host_is_found():
         ends = [row for row in of(model_id, BAD_HOST[1]) if row.load.concurrency in {1, 20}]
         found = tb.calibrate(tb.PerformanceModel(), ends, PROMPTS)
         assert any("bad host?" in warning for warning in found.warnings) is bad
+
+
+def test_intervals_after_calibration_hold_what_lies_between():
+    """Nine in ten of the 30 cells at 5 and 10 users lie in the 90 % intervals of a model that never saw their model's size."""
+    off = []
+    for size in ("7b", "13b", "70b"):
+        fitted = tb.fit([row for row in HEALTHY if f"-{size}-" not in row.deployment.model_id.lower()], PROMPTS)
+        rows = [row for row in ROWS if f"-{size}-" in row.deployment.model_id.lower()]
+        for deployment in dict.fromkeys(row.deployment for row in rows):
+            ends, between = ([row for row in rows if row.deployment == deployment][part] for part in (ENDS, BETWEEN))
+            found = tb.calibrate(fitted, ends, PROMPTS)
+            spread = found.calibration.spread
+            off += [*np.abs(np.log(ratios(between, found.model))) / (spread.time_per_token, spread.throughput)]
+    assert len(off) == 30
+    within = np.mean(np.array(off) <= 1.645, axis=0)
+    assert (within >= 0.9).all()
 
 
 def test_an_adaptive_sweep_of_the_13b_cells_finds_the_winners_for_fewer_dollars():

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
 import click
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 import tgibench as tb
 from tgibench.errors import InvalidValueError
+from tgibench.predictions import Method
 from tgibench.reports.cells import cell
 from tgibench.reports.page import html_page
 
@@ -43,7 +45,16 @@ _TABLE_WIDTH = 150
 @click.option("--duration", type=float, default=90.0, show_default=True, help="Seconds of each run.")
 @click.option("--input-tokens", type=int, help="Length of the prompts; by default those of the 2023 study.")
 @click.option("--max-new-tokens", type=int, default=50, show_default=True, help="Most tokens to generate.")
-@click.option("--simulate", is_flag=True, help="Run the emulator's engine instead of the closed form.")
+@click.option(
+    "--method",
+    type=click.Choice(get_args(Method)),
+    default="closed-form",
+    show_default=True,
+    help="An instant closed form, the emulator's engine in virtual time, or the mean of both.",
+)
+@click.option(
+    "--runs", type=int, default=1, show_default=True, help="Simulations of each row: one alone is off by some 3 %."
+)
 @click.option("--prices-as-of", help="Month of the prices, such as 2023-09; by default the newest.")
 @click.option("--html", type=click.Path(path_type=Path), help="File for a page of plots: what is predicted is hollow.")
 @click.option("--with", "results", type=click.Path(path_type=Path), help="Stored study that the page shows too.")
@@ -52,6 +63,8 @@ def predict(**options: Any) -> None:
     """Predict speed and cost of deployments that were not measured."""
     if options["results"] is not None and options["html"] is None:
         raise InvalidValueError("--with is for the page: give --html too")
+    if options["method"] == "closed-form" and options["runs"] != 1:
+        raise InvalidValueError("--runs is for simulations: give --method simulation or --method both too")
     study = _predicted(options)
     costs = tb.InstanceHours(tb.PriceTable.builtin(as_of=options["prices_as_of"]))
     if options["html"] is not None and len(study):
@@ -96,10 +109,15 @@ def _predicted(options: dict[str, Any]) -> tb.Study:
         _deployment(model_id, machine, options) for model_id in options["model_ids"] for machine in options["machines"]
     ]
     study = tb.predict_study(deployments, loads, prompts, model=model)
-    if not options["simulate"]:
+    method, runs = options["method"], options["runs"]
+    if method == "closed-form":
         return study
-    simulated = [tb.predict(cell.deployment, cell.load, prompts, model=model, method="simulation") for cell in study]
-    return tb.Study(tuple(simulated), study.failures)
+    console = Console(stderr=True)
+    predicted = [
+        tb.predict(cell.deployment, cell.load, prompts, model=model, method=method, runs=runs)
+        for cell in track(study, "simulating", console=console, transient=True, disable=not console.is_terminal)
+    ]
+    return tb.Study(tuple(predicted), study.failures)
 
 
 def _deployment(model_id: str, machine: str, options: dict[str, Any]) -> tb.Deployment:

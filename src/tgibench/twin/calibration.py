@@ -37,7 +37,8 @@ HEALTHY_FACTORS = (0.7, 1.4)
 """Factors outside this range say that the host is bad, or that it is not what the model takes it for."""
 
 _NOISE = 0.05
-_LEFT = 0.08  # of errors at loads between calibrated ones, in the 2023 study: a 90th percentile of 13 % over the normal's 1.645
+_LEFT = Spread(time_per_token=0.08, throughput=0.07)
+"""Errors at loads between calibrated ones, in the 2023 study: 90th percentiles of 13 and 11 % over the normal's 1.645."""
 _FITTED = slice(0, 2)  # times and throughputs: the tails of one deployment hang on few requests
 _STEP = 1e-4
 _ROUNDS = 2
@@ -89,12 +90,12 @@ def calibrate_closed_form(
     solution = _solved(np.zeros(2), seen, batch, correction, prior_deviation)
     for _ in range(_ROUNDS if simulate is not None else 0):
         if simulate is not None:
-            found = _calibration(solution, seen, model.spread)
+            found = _calibration(solution, seen)
             correction = simulate(bare.with_calibration(deployment, found), seen) - _errors(solution.x, seen, batch)
             solution = _solved(solution.x, seen, batch, correction, prior_deviation)
     loads = _candidates(candidates, seen.questions)
     deviations = np.sqrt(_explained(loads, _covariance(solution), bare))
-    calibration = _calibration(solution, seen, model.spread, float(np.sqrt(np.mean(deviations**2))))
+    calibration = _calibration(solution, seen, float(np.sqrt(np.mean(deviations**2))))
     errors = _errors(solution.x, seen, batch)
     if simulate is not None:
         errors = simulate(bare.with_calibration(deployment, calibration), seen)
@@ -131,7 +132,7 @@ def _covariance(solution: Any) -> Numbers:
     return np.asarray(np.linalg.inv(solution.jac.T @ solution.jac))
 
 
-def _calibration(solution: Any, seen: Observations, before: Spread, left: float = 0.0) -> Calibration:
+def _calibration(solution: Any, seen: Observations, factors_deviation: float = 0.0) -> Calibration:
     decode, prefill = (float(value) for value in np.exp(solution.x))
     deviations = np.sqrt(np.diag(_covariance(solution)))
     return Calibration(
@@ -140,7 +141,10 @@ def _calibration(solution: Any, seen: Observations, before: Spread, left: float 
         decode_deviation=float(deviations[0]),
         prefill_deviation=float(deviations[1]),
         users=tuple(question.users for question in seen.questions),
-        spread=_spread_left(before, left),
+        spread=Spread(
+            time_per_token=float(np.hypot(factors_deviation, _LEFT.time_per_token)),
+            throughput=float(np.hypot(factors_deviation, _LEFT.throughput)),
+        ),
     )
 
 
@@ -178,12 +182,6 @@ def _most_uncertain(questions: Sequence[Question], deviations: Numbers, users: S
         if question.users not in users and deviation > _NOISE / 2
     ]
     return max(open_ones, key=lambda pair: pair[0])[1] if open_ones else None
-
-
-def _spread_left(before: Spread, left: float) -> Spread:
-    """What remains of the model's spread: the factors' uncertainty and what two factors cannot mend, never more than before."""
-    after = float(np.hypot(left, _LEFT))
-    return Spread(time_per_token=min(before.time_per_token, after), throughput=min(before.throughput, after))
 
 
 def _warnings(calibration: Calibration, deployment: Deployment) -> tuple[str, ...]:
