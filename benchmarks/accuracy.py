@@ -1,6 +1,6 @@
 """How far predictions lie from the 2023 study's published cells, held out in the ways that a user would meet; beside plain baselines.
 
-Deterministic; needs the extra `twin`. Prints the tables of docs/accuracy.md. `closed-form` (seconds), `simulation`, `both` (some ten
+Deterministic; needs the extra `twin`. Prints the tables of docs/accuracy.md. `closed-form` (seconds), `simulation`, `both` (some five
 minutes each) and `baselines` print one section each: `python benchmarks/accuracy.py closed-form baselines`.
 """
 
