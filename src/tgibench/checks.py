@@ -38,7 +38,7 @@ def warnings_of(metrics: Metrics, log: RequestLog, *, floor: ClientFloor | None 
         floor: What `calibrate_client` found on this machine, where it is known.
     """
     return (
-        *_unfinished(metrics, log),
+        *unfinished(metrics, log),
         *_workers_missing(log),
         *client_warnings(client_influence(metrics, log, floor)),
         *_not_as_planned(log),
@@ -48,7 +48,8 @@ def warnings_of(metrics: Metrics, log: RequestLog, *, floor: ClientFloor | None 
     )
 
 
-def _unfinished(metrics: Metrics, log: RequestLog) -> Iterator[str]:
+def unfinished(metrics: Metrics, log: RequestLog) -> Iterator[str]:
+    """What was not done of a run: nothing to judge by, stopped early, failures, requests never sent."""
     counts = metrics.counts
     if metrics.latency_s is None:
         yield "no request that was planned inside the window succeeded: there is nothing to judge by"

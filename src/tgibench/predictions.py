@@ -12,16 +12,18 @@ import numpy as np
 from tgibench import virtual_time
 from tgibench.backends.emulator import Emulator
 from tgibench.backends.emulator.lengths import EarlyStops
+from tgibench.checks import unfinished
 from tgibench.errors import DeployError, InvalidValueError, RunningLoopError
 from tgibench.loads import ClosedLoop
 from tgibench.measurements import DeploymentFailure, Measurement, Study
 from tgibench.metrics import Metrics
 from tgibench.runner import run_load
-from tgibench.twin.asking import PromptTable, Question
+from tgibench.twin.asking import PromptTable, Question, busy_replicas
 from tgibench.twin.forecasting import (
     as_predicted,
     closed_form_measurements,
     published_throughput_tps,
+    refuse_what_never_fits,
     to_the_middle,
     with_model_intervals,
     with_remainder,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from tgibench.deployments import Deployment
     from tgibench.loads import LoadProfile
+    from tgibench.records import RequestLog
     from tgibench.requests import PromptSource
     from tgibench.twin.step_time import ModelledTimes
 
@@ -92,20 +95,27 @@ def predict(
     if runs < 1:
         raise InvalidValueError(f"runs must be at least 1, got {runs}")
     times = model.times(deployment)
-    metrics = to_the_middle(
-        [
-            _simulated(question, prompts, model, times, seed=seed, run=run, early_stop_ratio=early_stop_ratio)
-            for run in range(runs)
-        ]
-    )
+    refuse_what_never_fits(deployment, table, model.policy(deployment, times))
+    simulated = [
+        _simulated(question, prompts, model, times, seed=seed, run=run, early_stop_ratio=early_stop_ratio)
+        for run in range(runs)
+    ]
+    metrics = to_the_middle([each.metrics for each in simulated])
     if method == "both":
         metrics = to_the_middle([metrics, _closed_form(question, model, seed)])
-    users = question.users if isinstance(load, ClosedLoop) else None
-    spread = model.spread_of(deployment, extrapolated=bool(model.beyond(times, users)))
-    remainder = Remainder() if users is None else model.remainder(deployment, users)
-    metrics = with_model_intervals(with_remainder(metrics, remainder), spread)
+    users = simulated[0].users
+    spread = model.spread_of(deployment, extrapolated=bool(model.beyond(deployment, times, users)))
+    remainder = model.remainder(deployment, users) if isinstance(load, ClosedLoop) else Remainder()
     return as_predicted(
-        question, metrics, times, model, prompts=prompts.identity, seed=seed, method=method, users=users
+        question,
+        with_model_intervals(with_remainder(metrics, remainder), spread),
+        times,
+        model,
+        prompts=prompts.identity,
+        seed=seed,
+        method=method,
+        users=users,
+        further_warnings=simulated[0].warnings,
     )
 
 
@@ -134,7 +144,7 @@ def predict_study(
     failures = []
     for deployment in deployments:
         try:
-            model.policy(deployment, model.times(deployment))
+            refuse_what_never_fits(deployment, table, model.policy(deployment, model.times(deployment)))
         except DeployError as error:
             failures.append(DeploymentFailure(deployment, str(error)))
             continue
@@ -149,7 +159,8 @@ def predict_study(
 def _closed_form(question: Question, model: PerformanceModel, seed: int) -> Metrics:
     """Its answer, calibrated by factors alone."""
     factors = {
-        label: attrs.evolve(found, time_left=(), throughput_left=()) for label, found in model.calibrations.items()
+        deployment: attrs.evolve(found, time_left=(), throughput_left=())
+        for deployment, found in model.calibrations.items()
     }
     bare = attrs.evolve(model, calibrations=factors)
     return closed_form_measurements([question], bare, prompts="", seed=seed)[0].metrics
@@ -157,6 +168,15 @@ def _closed_form(question: Question, model: PerformanceModel, seed: int) -> Metr
 
 def _table(prompts: PromptSource, seed: int, early_stop_ratio: float) -> PromptTable:
     return _tables(prompts.identity, seed, early_stop_ratio, _Unhashed(prompts))
+
+
+@attrs.frozen
+class _Simulated:
+    """One simulation: its metrics, requests in flight on a replica that has any, and what was not done."""
+
+    metrics: Metrics
+    users: float
+    warnings: tuple[str, ...]
 
 
 @attrs.frozen(eq=False)
@@ -187,7 +207,7 @@ def _simulated(
     seed: int,
     run: int,
     early_stop_ratio: float,
-) -> Metrics:
+) -> _Simulated:
     """Run the load on the emulator's engine in virtual time. Runs get the same arrivals and prompts, and differ in what else is chance."""
     try:
         asyncio.get_running_loop()
@@ -208,8 +228,19 @@ def _simulated(
     endpoint = emulator.endpoint(question.deployment)
     log = virtual_time.run(run_load(endpoint, question.load, prompts, seed=seed))
     metrics = Metrics.of(log)
-    if log.concurrency is None:
-        return metrics
-    served_s = float(np.mean((log.queue_s + log.inference_s)[log.succeeded]))
-    shown = published_throughput_tps(log.concurrency, question.prompts.longest_output, served_s)
-    return attrs.evolve(metrics, littles_law_throughput_tps=shown)
+    if log.concurrency is not None and log.succeeded.any():
+        served_s = float(np.mean((log.queue_s + log.inference_s)[log.succeeded]))
+        shown = published_throughput_tps(log.concurrency, question.prompts.longest_output, served_s)
+        metrics = attrs.evolve(metrics, littles_law_throughput_tps=shown)
+    return _Simulated(metrics, _in_flight(question, log), tuple(unfinished(metrics, log)))
+
+
+def _in_flight(question: Question, log: RequestLog) -> float:
+    """Requests in flight on a replica that has any: a closed loop's users; an open one's mean, or one where that is less."""
+    replicas = busy_replicas(question.load, question.deployment)
+    if isinstance(question.load, ClosedLoop):
+        return question.load.concurrency / replicas
+    if not len(log.started_s):
+        return 1.0
+    span_s = float(log.ended_s.max() - log.started_s.min())
+    return max(1.0, float((log.ended_s - log.started_s).sum()) / max(span_s, 1e-9) / replicas)

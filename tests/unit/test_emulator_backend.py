@@ -154,7 +154,7 @@ def test_it_says_that_it_is_emulated():
         ({"model_id": "meta-llama/Llama-2-13b-hf"}, r"does not fit .*weights take 26\.0 GB, and 1 x 24 GB"),
         ({"instance_type": "ml.g4dn.xlarge"}, r"less than one request of max_total_tokens=2048"),
         ({"quantization": "awq"}, r"only fp16 and gptq are modelled, not quantization='awq'"),
-        ({"server_version": "latest"}, r"server_version must be numbers with dots"),
+        ({"server_version": "latest"}, r"server_version must begin with numbers with dots"),
     ],
 )
 def test_what_cannot_be_emulated_is_a_deploy_error(changes, message):
@@ -177,6 +177,16 @@ def test_the_scheduler_follows_the_version(version, ratio, longest, total, chunk
     settings = settings_for(attrs.evolve(DEPLOYMENT, server_version=version))
     assert (settings.waiting_served_ratio, settings.chunked_prefill) == (ratio, chunked)
     assert (settings.max_input_tokens, settings.max_total_tokens) == (longest, total)
+
+
+@pytest.mark.parametrize("version", [None, "0.6.1", "0.6.1.post1"])
+@pytest.mark.parametrize("server", ["vllm", "sglang"])
+def test_other_engines_are_not_scheduled_as_the_tgi_of_their_number(server, version):
+    """They prefill in chunks, and queue what they cannot serve at once."""
+    settings = settings_for(attrs.evolve(DEPLOYMENT, server=server, server_version=version))
+    assert settings.chunked_prefill
+    assert settings.max_input_tokens == 4095
+    assert settings.max_concurrent_requests > 10_000
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,36 @@ def faster_tokens(metrics):
     return attrs.evolve(metrics, tpot_s=attrs.evolve(metrics.tpot_s, p50=0.9 * metrics.tpot_s.p50))
 
 
+def test_a_calibration_is_of_that_deployment_alone():
+    """Another server, version or revision of the same label is predicted without it; more replicas of the same with it."""
+    deployment = DEPLOYMENTS[5]
+    model = tb.calibrate(fitted(), [measured(deployment, users, 1.3, 1.1) for users in (1, 12)], LENGTHS).model
+    load = tb.ClosedLoop(4, duration_s=40)
+
+    def factor(each):
+        return tb.predict(each, load, LENGTHS, model=model).provenance.facts["decode_factor"]
+
+    assert factor(deployment) == factor(attrs.evolve(deployment, replicas=2)) != "1.0000"
+    for change in ({"server": "vllm"}, {"server_version": "3.0.1"}, {"revision": "other"}):
+        assert factor(attrs.evolve(deployment, **change)) == "1.0000"
+
+
+def test_a_calibrated_prediction_beyond_every_measured_load_is_as_unsure_as_others():
+    """Its interval is that of an extrapolation; between the loads, and up to one that was calibrated, it is not."""
+    deployment = DEPLOYMENTS[5]
+    model = tb.calibrate(fitted(), [measured(deployment, users) for users in (1, 30)], LENGTHS).model
+
+    def width(users):
+        cell = tb.predict(deployment, tb.ClosedLoop(users, duration_s=40), LENGTHS, model=model)
+        low, high = cell.metrics.output_throughput_tps.interval
+        return math.log(high / low), cell.warnings
+
+    (inside, nothing), (outside, said) = width(20), width(200)
+    assert outside > 2 * inside
+    assert nothing == ()
+    assert "fitted to 1 to 30" in said[0]
+
+
 def test_a_bad_host_is_flagged():
     """Steps twice as long as the model's are no calibration but a fault."""
     deployment = DEPLOYMENTS[5]

@@ -82,6 +82,55 @@ def test_replicas_share_the_users():
     assert two.tpot_s.p50 == pytest.approx(one.tpot_s.p50)
 
 
+@pytest.mark.parametrize("method", ["closed-form", "simulation"])
+def test_replicas_without_a_user_add_nothing(method):
+    """One user of four replicas gets what one user of one replica gets."""
+    one, four = (
+        tb.predict(attrs.evolve(SEVEN, replicas=replicas), users(1), PROMPTS, method=method).metrics
+        for replicas in (1, 4)
+    )
+    assert four.output_throughput_tps.value == pytest.approx(one.output_throughput_tps.value, rel=0.02)
+    assert four.counts["issued"] == pytest.approx(one.counts["issued"], abs=1)
+    assert four.littles_law_throughput_tps == pytest.approx(one.littles_law_throughput_tps, rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["closed-form", "simulation", "both"])
+def test_requests_that_are_all_too_long_are_an_error(method):
+    """The lengths and the limits are in the message; a study predicts the rest."""
+    prompts = tb.PromptLengths(input_tokens=(1500,), max_new_tokens=50)
+    with pytest.raises(tb.DeployError, match=r"at least 1500 tokens, 1550 with .* takes at most 1024 and 2048; raise"):
+        tb.predict(SEVEN, users(5), prompts, method=method)
+    roomy = attrs.evolve(SEVEN, max_input_tokens=2000, max_total_tokens=2100)
+    study = tb.predict_study([SEVEN, roomy], [users(5)], prompts)
+    assert [cell.deployment for cell in study] == [roomy]
+    assert "refuses every request" in study.failures[0].message
+
+
+def test_requests_that_the_server_refuses_are_said():
+    """Some that are too long, by both methods; users beyond its permits; and in a simulation how many failed."""
+    prompts = tb.PromptLengths(input_tokens=(100, 100, 100, 1500), max_new_tokens=50)
+    closed, simulated = (
+        tb.predict(SEVEN, users(2), prompts, method=method) for method in ("closed-form", "simulation")
+    )
+    for cell in (closed, simulated):
+        assert any(warning.startswith("25.0% of the requests are longer") for warning in cell.warnings)
+    assert any("requests failed" in warning for warning in simulated.warnings)
+    crowd = tb.predict(SEVEN, users(200), PROMPTS)
+    assert any("takes 128 requests at once, 200 users want in" in warning for warning in crowd.warnings)
+
+
+def test_a_simulation_in_which_nothing_succeeds_has_no_figures():
+    """None, not a number that is none; and the warnings say why."""
+    few = attrs.evolve(tb.EngineSettings(), max_concurrent_requests=1)
+    model = tb.PerformanceModel(settings=few)
+    cell = tb.predict(SEVEN, tb.PoissonArrivals(200.0, duration_s=0.2), PROMPTS, model=model, method="simulation")
+    crowded = tb.predict(SEVEN, users(300, duration_s=20), PROMPTS, method="simulation")
+    for each in (cell, crowded):
+        shown = each.metrics.littles_law_throughput_tps
+        assert shown is None or np.isfinite(shown)
+        assert any("requests failed" in warning for warning in each.warnings)
+
+
 def test_what_lies_beyond_the_fit_is_said_and_its_interval_is_wider():
     """An accelerator, an engine or a load that no row had."""
     within = tb.predict(SEVEN, users(5), PROMPTS)
@@ -154,6 +203,52 @@ def test_only_the_simulation_knows_open_loops():
     simulated = tb.predict(SEVEN, load, PROMPTS, method="simulation")
     assert simulated.metrics.counts["failed"] == 0
     assert simulated.metrics.ttft_s.p50 > 0
+
+
+def test_the_simulation_knows_users_who_pause():
+    """With a second between requests fewer are served than without, and the users are still counted."""
+    pausing = tb.predict(SEVEN, users(5, duration_s=60, think_time_s=1.0), PROMPTS, method="simulation")
+    busy = tb.predict(SEVEN, users(5, duration_s=60), PROMPTS, method="simulation")
+    assert pausing.metrics.counts["issued"] < busy.metrics.counts["issued"]
+    assert pausing.warnings == ()
+    crowd = tb.predict(SEVEN, users(40, duration_s=20, think_time_s=1.0), PROMPTS, method="simulation")
+    assert "extrapolated: 40 users on a replica, fitted to 1 to 20" in crowd.warnings
+
+
+def test_an_open_loop_beyond_the_fit_and_beyond_the_server_is_said():
+    """By the mean number of requests in flight; a load that the server cannot take fails in part."""
+    easy = tb.predict(SEVEN, tb.PoissonArrivals(0.5, duration_s=30), PROMPTS, method="simulation")
+    assert easy.warnings == ()
+    flood = tb.predict(SEVEN, tb.PoissonArrivals(50.0, duration_s=60), PROMPTS, method="simulation")
+    assert any(warning.startswith("extrapolated: ") for warning in flood.warnings)
+    assert any("requests failed" in warning for warning in flood.warnings)
+    assert flood.metrics.output_throughput_tps.interval[1] > 1.5 * flood.metrics.output_throughput_tps.value
+
+
+@pytest.mark.parametrize("version", ["1.0.3", "3.0.1"])
+def test_short_answers_are_beyond_the_closed_form_and_it_says_so(version):
+    """Figures that would be off by factors are None; the others have wide intervals; one user alone is predicted as ever."""
+    deployment = attrs.evolve(SEVEN, server_version=version)
+    few, some = (tb.PromptLengths(input_tokens=(200,), max_new_tokens=tokens) for tokens in (5, 15))
+    cell = tb.predict(deployment, users(5), few)
+    assert cell.metrics.tpot_s is None
+    assert cell.metrics.server_time_per_token_s is None
+    for prompts in (few, some):
+        ours = tb.predict(deployment, users(5), prompts)
+        theirs = tb.predict(deployment, users(5), prompts, method="simulation").metrics.output_throughput_tps.value
+        low, high = ours.metrics.output_throughput_tps.interval
+        assert low <= theirs <= high
+        assert any("closed form is rough for answers of" in warning for warning in ours.warnings)
+    alone = tb.predict(deployment, users(1), few)
+    assert alone.metrics.tpot_s.p50 > 0
+    assert not any("rough" in warning for warning in alone.warnings)
+
+
+def test_an_answer_of_one_token_has_no_time_per_token_after_the_first():
+    """As in a measurement."""
+    one = tb.PromptLengths(input_tokens=(200,), max_new_tokens=1)
+    for method in ("closed-form", "simulation"):
+        assert tb.predict(SEVEN, users(1), one, method=method).metrics.tpot_s is None
 
 
 def test_a_method_of_no_name_is_refused():

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from tgibench.requests import GenerationRequest, PromptSource
     from tgibench.twin.closed_form import Forecast
     from tgibench.twin.performance import PerformanceModel
+    from tgibench.twin.policy import EngineSettings
     from tgibench.twin.step_time import ModelledTimes
 
     Numbers = NDArray[np.float64]
 
-__all__ = ["Asked", "PromptTable", "Question", "asked", "input_tokens_of"]
+__all__ = ["Asked", "PromptTable", "Question", "asked", "busy_replicas", "input_tokens_of", "most_running"]
 
 _LONGEST_TABLE = 1000
 _CHARACTERS_PER_TOKEN = 4
@@ -38,6 +39,11 @@ def input_tokens_of(request: GenerationRequest) -> int:
     return request.input_tokens or max(1, round(len(request.prompt) / _CHARACTERS_PER_TOKEN))
 
 
+def busy_replicas(load: LoadProfile, deployment: Deployment) -> int:
+    """Replicas that have something to do: of a closed loop's no more than there are users."""
+    return min(deployment.replicas, load.concurrency) if isinstance(load, ClosedLoop) else deployment.replicas
+
+
 @attrs.frozen(eq=False)
 class PromptTable:
     """The lengths of a prompt source's first thousand requests, in the order of sending.
@@ -47,14 +53,16 @@ class PromptTable:
         nodes: Quantiles of those lengths, row by row.
         output_tokens: Mean length of the answers.
         longest_output: Length of an answer that runs to its limit.
-        longest_total: The longest prompt and answer together.
+        prompt_tokens: Length of each prompt.
+        total_tokens: The same with the most that may be generated.
     """
 
     means: Numbers
     nodes: Numbers
     output_tokens: float
     longest_output: float
-    longest_total: int
+    prompt_tokens: Numbers
+    total_tokens: Numbers
 
     @classmethod
     def of(cls, prompts: PromptSource, *, seed: int = 0, early_stop_ratio: float = 0.06) -> PromptTable:
@@ -78,8 +86,14 @@ class PromptTable:
             quantiles,
             float(outputs.mean()),
             float(np.median(limits if np.all(np.isnan(given)) else outputs)),
-            int((lengths + limits).max()),
+            lengths,
+            lengths + limits,
         )
+
+    def refused_ratio(self, settings: EngineSettings) -> float:
+        """The share of requests that are longer than a server with these settings takes."""
+        too_long = (self.prompt_tokens > settings.max_input_tokens) | (self.total_tokens > settings.max_total_tokens)
+        return float(too_long.mean())
 
 
 @attrs.frozen(kw_only=True)
@@ -115,9 +129,14 @@ class Question:
         return load
 
     @property
+    def busy_replicas(self) -> int:
+        """Replicas that have a user."""
+        return busy_replicas(self.closed, self.deployment)
+
+    @property
     def users(self) -> float:
-        """Users of each replica."""
-        return max(1.0, self.closed.concurrency / self.deployment.replicas)
+        """Users of each replica that has any."""
+        return self.closed.concurrency / self.busy_replicas
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -182,9 +201,7 @@ def asked(questions: Sequence[Question], model: PerformanceModel) -> Asked:
     cells = Cells(
         users=column([question.users for question in questions]),
         duration_s=column([question.closed.duration_s or np.nan for question in questions]),
-        requests=column(
-            [(question.closed.requests or np.nan) / question.deployment.replicas for question in questions]
-        ),
+        requests=column([(question.closed.requests or np.nan) / question.busy_replicas for question in questions]),
         round_trip_s=column([question.round_trip_s for question in questions]),
         output_tokens=column([question.prompts.output_tokens for question in questions]),
         longest_output=column([question.prompts.longest_output for question in questions]),

@@ -83,8 +83,7 @@ def calibrate_closed_form(
         raise InvalidValueError(f"calibrate one deployment at a time, got {', '.join(labels)}")
     seen = observations(rows, prompts, round_trip_s=round_trip_s, early_stop_ratio=early_stop_ratio, cold=cold)
     deployment = rows[0].deployment
-    kept = {label: found for label, found in model.calibrations.items() if label != deployment.label}
-    bare = attrs.evolve(model, calibrations=kept)
+    bare = model.without_calibration(deployment)
     batch = asked(seen.questions, bare)
     correction = np.zeros_like(seen.figures)
     solution = _solved(np.zeros(2), seen, batch, correction, prior_deviation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import attrs
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from tgibench.deployments import Deployment
 
 __all__ = ["CUDA_GRAPHS", "EAGER", "EngineProfile", "profile_of", "version_of"]
+
+_VERSION = re.compile(r"\d+(?:\.\d+)*")
 
 
 @attrs.frozen(kw_only=True)
@@ -83,13 +86,13 @@ def profile_of(deployment: Deployment) -> EngineProfile:
 
 
 def version_of(deployment: Deployment) -> tuple[int, ...]:
-    """The server's version as numbers; TGI 1.0.3, the study's, where none is given.
+    """The numbers that the server's version begins with; those of TGI 1.0.3, the study's, where none is given.
 
     Raises:
-        DeployError: It is no version.
+        DeployError: It begins with none.
     """
     text = deployment.server_version or "1.0.3"
-    try:
-        return tuple(int(part) for part in text.split("."))
-    except ValueError as error:
-        raise DeployError(f"server_version must be numbers with dots, such as 1.0.3, got {text!r}") from error
+    numbers = _VERSION.match(text)
+    if numbers is None:
+        raise DeployError(f"server_version must begin with numbers with dots, such as 1.0.3, got {text!r}")
+    return tuple(int(part) for part in numbers[0].split("."))

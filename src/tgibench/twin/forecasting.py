@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tgibench.errors import DeployError
 from tgibench.measurements import Measurement
 from tgibench.metrics import Metrics
 from tgibench.provenance import Provenance, Source
@@ -16,11 +17,13 @@ from tgibench.twin.asking import asked, most_running
 from tgibench.twin.performance import Remainder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from tgibench.deployments import Deployment
     from tgibench.stats import Interval
-    from tgibench.twin.asking import Question
+    from tgibench.twin.asking import PromptTable, Question
     from tgibench.twin.performance import PerformanceModel, Spread
+    from tgibench.twin.policy import EngineSettings
     from tgibench.twin.step_time import ModelledTimes
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "closed_form_measurements",
     "interval_of",
     "published_throughput_tps",
+    "refuse_what_never_fits",
     "to_the_middle",
     "with_model_intervals",
     "with_remainder",
@@ -38,6 +42,9 @@ FIRST_TOKEN_DEVIATION = 0.3
 """Of the logarithm of times to first token and waits, which the 2023 study does not tell: a cautious figure, not a fitted one."""
 
 _Z = 1.96
+# Against simulations of TGI 1.0.3 and 3.0.1 (200-token prompts): throughput within 10 % and times per token within 20 % from there on.
+_SHORT_ANSWER, _SHORT_ANSWER_OF_A_USER = 20.0, 2.0
+_SHORTEST_ANSWER = 10.0  # below, times per token are off by factors
 _AWAY = frozenset({"output_tokens", "input_tokens"})
 _FIRST_TOKEN = frozenset({"ttft_s", "queue_s"})
 _SHOWN = "littles_law_throughput_tps"
@@ -74,6 +81,8 @@ def closed_form_measurements(
     if not questions:
         return []
     batch = asked(questions, model)
+    for question, times in zip(questions, batch.times, strict=True):
+        refuse_what_never_fits(question.deployment, question.prompts, model.policy(question.deployment, times))
     answer = batch.forecast()
     columns = {field.name: getattr(answer, field.name).tolist() for field in attrs.fields(type(answer))}
     measurements = []
@@ -81,7 +90,8 @@ def closed_form_measurements(
         figures = {name: values[place] for name, values in columns.items()}
         remainder = model.remainder(question.deployment, question.users)
         figures = {name: value * _multiple(name, remainder) for name, value in figures.items()}
-        extrapolated = bool(model.beyond(times, question.users))
+        rough = tuple(_too_short(question, model.policy(question.deployment, times)))
+        extrapolated = bool(rough or model.beyond(question.deployment, times, question.users))
         measurements.append(
             as_predicted(
                 question,
@@ -91,6 +101,8 @@ def closed_form_measurements(
                 prompts=prompts,
                 seed=seed,
                 method="closed-form",
+                users=question.users,
+                further_warnings=rough,
             )
         )
     return measurements
@@ -105,17 +117,26 @@ def as_predicted(
     prompts: str,
     seed: int,
     method: str,
-    users: float | None = None,
+    users: float,
+    further_warnings: Iterable[str] = (),
 ) -> Measurement:
-    """A predicted measurement: what it was computed from stands in its provenance, what to beware of in its warnings."""
+    """A predicted measurement: what it was computed from stands in its provenance, what to beware of in its warnings.
+
+    Args:
+        question: The cell.
+        metrics: What is predicted of it.
+        times: The deployment's step times.
+        model: What they were computed from.
+        prompts: The prompt source's identity.
+        seed: Of the prompts.
+        method: How it was predicted.
+        users: Requests in flight on a replica that has any, at most or on average.
+        further_warnings: Beside those of limits that are met and of a fit that is left.
+    """
     deployment = question.deployment
-    users = question.users if method == "closed-form" else users
-    room = most_running(question, model.policy(deployment, times).max_batch_total_tokens)
-    warnings = list(model.beyond(times, users))
-    if users is not None and users > room:
-        warnings.append(
-            f"the KV cache has room for {room:.0f} requests of this length at once, {users:g} users want in: the others wait"
-        )
+    policy = model.policy(deployment, times)
+    room = most_running(question, policy.max_batch_total_tokens)
+    warnings = [*model.beyond(deployment, times, users), *_limits_met(question, policy, users, room), *further_warnings]
     return Measurement(
         deployment=deployment,
         load=question.load,
@@ -138,6 +159,48 @@ def as_predicted(
         ),
         warnings=tuple(warnings),
     )
+
+
+def refuse_what_never_fits(deployment: Deployment, prompts: PromptTable, policy: EngineSettings) -> None:
+    """Do nothing where the deployment takes any of the requests.
+
+    Raises:
+        DeployError: All of them are longer than it takes.
+    """
+    if prompts.refused_ratio(policy) == 1:
+        shortest, total = prompts.prompt_tokens.min(), prompts.total_tokens.min()
+        raise DeployError(
+            f"{deployment.label} refuses every request: prompts have at least {shortest:.0f} tokens, {total:.0f} with their "
+            f"answers, and {_lengths_taken(policy)}; raise max_input_tokens and max_total_tokens, or ask for less"
+        )
+
+
+def _lengths_taken(policy: EngineSettings) -> str:
+    return f"it takes at most {policy.max_input_tokens} and {policy.max_total_tokens}"
+
+
+def _limits_met(question: Question, policy: EngineSettings, users: float, room: float) -> Iterator[str]:
+    refused = question.prompts.refused_ratio(policy)
+    if refused:
+        yield (
+            f"{refused:.1%} of the requests are longer than the server takes ({_lengths_taken(policy)} tokens "
+            "of a prompt, and with its answer): it refuses them"
+        )
+    if users > policy.max_concurrent_requests:
+        yield f"the server takes {policy.max_concurrent_requests} requests at once, {users:g} users want in: it refuses the others"
+    if users > room:
+        yield f"the KV cache has room for {room:.0f} requests of this length at once, {users:g} users want in: the others wait"
+
+
+def _too_short(question: Question, policy: EngineSettings) -> Iterator[str]:
+    """Prefills are taken to stall everybody: with few decodes between them, many stall nobody."""
+    output, users = question.prompts.output_tokens, question.users
+    least = max(_SHORT_ANSWER, _SHORT_ANSWER_OF_A_USER * users) if policy.chunked_prefill else _SHORT_ANSWER
+    if users > 1 and output < least:
+        yield (
+            f"the closed form is rough for answers of {output:.0f} tokens under {users:g} users of a replica: "
+            'method="simulation" knows better'
+        )
 
 
 def with_remainder(metrics: Metrics, remainder: Remainder) -> Metrics:
@@ -217,11 +280,12 @@ def _spread(figure: Distribution, deviation: float) -> Distribution:
 
 
 def _metrics(question: Question, figures: dict[str, float], spread: Spread) -> Metrics:
-    replicas, users = question.deployment.replicas, question.users
+    replicas, users = question.busy_replicas, question.users
     output, longest = question.prompts.output_tokens, question.prompts.longest_output
     requests = max(1, round(figures["requests"] * replicas))
     latency_s = figures["latency_s"] + question.round_trip_s
     tpot_s, ttft_s = figures["tpot_s"], figures["ttft_s"]
+    told = users <= 1 or output >= _SHORTEST_ANSWER
 
     def of(deviation: float, *, mean: float | None = None, p50: float | None = None) -> Distribution:
         return _spread(Distribution(count=requests, mean=mean, p50=p50), deviation)
@@ -235,10 +299,12 @@ def _metrics(question: Question, figures: dict[str, float], spread: Spread) -> M
         window=None,
         latency_s=of(spread.throughput, mean=latency_s),
         ttft_s=of(FIRST_TOKEN_DEVIATION, p50=ttft_s),
-        tpot_s=of(spread.time_per_token, p50=tpot_s),
+        tpot_s=of(spread.time_per_token, p50=tpot_s) if told and longest > 1 else None,
         icl_s=None,
-        normalized_latency_s=of(spread.time_per_token, p50=(ttft_s + tpot_s * (longest - 1)) / longest),
-        server_time_per_token_s=of(spread.time_per_token, p50=figures["time_per_token_s"]),
+        normalized_latency_s=of(spread.time_per_token, p50=(ttft_s + tpot_s * (longest - 1)) / longest)
+        if told
+        else None,
+        server_time_per_token_s=of(spread.time_per_token, p50=figures["time_per_token_s"]) if told else None,
         queue_s=of(FIRST_TOKEN_DEVIATION, mean=figures["queue_s"]),
         schedule_delay_s=None,
         connect_s=None,

@@ -11,7 +11,7 @@ import numpy as np
 from tgibench.errors import InvalidValueError
 from tgibench.provenance import Source
 from tgibench.stats import Distribution
-from tgibench.twin.asking import PromptTable, Question
+from tgibench.twin.asking import PromptTable, Question, busy_replicas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -46,7 +46,7 @@ def _time_per_token_s(row: Measurement) -> tuple[str, float] | None:
 
 def _throughput_tps(row: Measurement) -> tuple[str, float] | None:
     """Counted tokens per second of a replica; of a published row that has none, those computed as the 2023 study did."""
-    metrics, replicas = row.metrics, row.deployment.replicas
+    metrics, replicas = row.metrics, busy_replicas(row.load, row.deployment)
     if metrics.output_throughput_tps is not None:
         return "output_throughput_tps", metrics.output_throughput_tps.value / replicas
     if metrics.littles_law_throughput_tps is not None and row.source in {Source.PUBLISHED, Source.PREDICTED}:
@@ -120,7 +120,7 @@ def _figure_of(row: Measurement, name: str, question: Question) -> float:
         return float(metrics.latency_s.p90) - question.round_trip_s  # type: ignore[union-attr, arg-type]
     figure = getattr(metrics, name)
     if name.endswith("_tps"):
-        return float(getattr(figure, "value", figure)) / row.deployment.replicas
+        return float(getattr(figure, "value", figure)) / question.busy_replicas
     return float(figure.p90 if name == "latency_s" else figure.p50)
 
 

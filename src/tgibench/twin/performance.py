@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["Calibration", "FittedRange", "PerformanceModel", "Remainder", "Spread"]
 
 
-def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+def _frozen(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return MappingProxyType(dict(mapping))
+
+
+def _one_replica(deployment: Deployment) -> Deployment:
+    return attrs.evolve(deployment, replicas=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -140,7 +144,7 @@ class PerformanceModel:
         instances: Machines by name.
         shapes: Model shapes by name.
         settings: The scheduler's, of every deployment; None for those that server and version imply.
-        calibrations: By the deployment's label.
+        calibrations: By deployment (with one replica).
         spread: Of a deployment that was not measured.
         fitted: The range of the fit.
         uncertainty: Standard deviation of the logarithm of each fitted parameter, by name.
@@ -151,7 +155,7 @@ class PerformanceModel:
     instances: Mapping[str, Instance] = attrs.field(factory=lambda: INSTANCES, converter=_frozen)
     shapes: Mapping[str, ModelShape] = attrs.field(factory=lambda: MODELS, converter=_frozen)
     settings: EngineSettings | None = None
-    calibrations: Mapping[str, Calibration] = attrs.field(factory=dict, converter=_frozen)
+    calibrations: Mapping[Deployment, Calibration] = attrs.field(factory=dict, converter=_frozen)
     spread: Spread = _STUDY_SPREAD
     fitted: FittedRange = _STUDY_RANGE
     uncertainty: Mapping[str, float] = attrs.field(factory=dict, converter=_frozen)
@@ -166,7 +170,16 @@ class PerformanceModel:
 
     def with_calibration(self, deployment: Deployment, calibration: Calibration) -> PerformanceModel:
         """The same with what was found of a deployment."""
-        return attrs.evolve(self, calibrations={**self.calibrations, deployment.label: calibration})
+        return attrs.evolve(self, calibrations={**self.calibrations, _one_replica(deployment): calibration})
+
+    def without_calibration(self, deployment: Deployment) -> PerformanceModel:
+        """The same without what was found of a deployment."""
+        kept = {each: found for each, found in self.calibrations.items() if each != _one_replica(deployment)}
+        return attrs.evolve(self, calibrations=kept)
+
+    def calibration_of(self, deployment: Deployment) -> Calibration | None:
+        """What was found of a deployment, however many replicas it has; None where nothing was."""
+        return self.calibrations.get(_one_replica(deployment))
 
     def times(self, deployment: Deployment) -> ModelledTimes:
         """A deployment's step times, calibrated where it was.
@@ -181,14 +194,14 @@ class PerformanceModel:
             instance=self.instances.get(deployment.instance_type),
             profile=self.engine or self.engines.get(implied.name, implied),
         )
-        found = self.calibrations.get(deployment.label)
+        found = self.calibration_of(deployment)
         if found is None:
             return times
         return attrs.evolve(times, decode_factor=found.decode_factor, prefill_factor=found.prefill_factor)
 
     def remainder(self, deployment: Deployment, users: float) -> Remainder:
         """What a calibration says of a load beyond its factors; nothing where there was none."""
-        found = self.calibrations.get(deployment.label)
+        found = self.calibration_of(deployment)
         return Remainder() if found is None else found.remainder(users)
 
     def policy(self, deployment: Deployment, times: ModelledTimes) -> EngineSettings:
@@ -201,18 +214,18 @@ class PerformanceModel:
 
     def spread_of(self, deployment: Deployment, *, extrapolated: bool = False) -> Spread:
         """How far a measurement of the deployment may lie from its prediction; wider where that leaves the range of the fit."""
-        found = self.calibrations.get(deployment.label)
+        found = self.calibration_of(deployment)
         spread = self.spread if found is None else found.spread
-        if not extrapolated or found is not None:
+        if not extrapolated:
             return spread
         return Spread(
             time_per_token=math.hypot(spread.time_per_token, _EXTRAPOLATION),
             throughput=math.hypot(spread.throughput, _EXTRAPOLATION),
         )
 
-    def beyond(self, times: ModelledTimes, users: float | None) -> tuple[str, ...]:
-        """In plain sentences, where a prediction leaves the range of the fit."""
-        fitted, instance = self.fitted, times.instance
+    def beyond(self, deployment: Deployment, times: ModelledTimes, users: float | None) -> tuple[str, ...]:
+        """In plain sentences, where a prediction leaves what the fit, or a calibration of the deployment, has seen."""
+        fitted, instance, found = self.fitted, times.instance, self.calibration_of(deployment)
         shared = times.tensor_parallel > 1 and not instance.link.known
         checks = (
             ("accelerator", instance.gpu.name, fitted.gpus, True),
@@ -224,9 +237,10 @@ class PerformanceModel:
         sentences = [
             f"extrapolated: the {kind} {name!r} was not among those that the model was fitted to ({', '.join(sorted(known))})"
             for kind, name, known, counts in checks
-            if counts and name not in known
+            if counts and name not in known and found is None
         ]
-        low, high = fitted.users
+        measured = () if found is None else found.users
+        low, high = min(*fitted.users, *measured), max(*fitted.users, *measured)
         if users is not None and not low <= users <= high:
             sentences.append(f"extrapolated: {users:g} users on a replica, fitted to {low:g} to {high:g}")
         return tuple(sentences)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineSettings", "settings_for"]
 
+_CHUNKED_SINCE = (3, 0, 0)
+_LIKE_TGI_3 = frozenset({"vllm", "sglang"})
+_NO_LIMIT = 1_000_000
+
 
 @attrs.frozen(kw_only=True)
 class EngineSettings:
@@ -47,15 +51,18 @@ class EngineSettings:
 
 
 def settings_for(deployment: Deployment, cache_tokens: int | None = None) -> EngineSettings:
-    """The scheduler's settings by the deployment's TGI version, its token limits and the tokens that its memory holds.
+    """The scheduler's settings by the deployment's server and version, its token limits and the tokens that its memory holds.
 
     Defaults by version from TGI's launcher: `waiting_served_ratio` 1.2 until 2.0.1 and 0.3 after; prompts of 1,024 and 2,048
-    tokens in all until 1.4, 4,095 and 4,096 after; prefills in chunks from 3.0.
+    tokens in all until 1.4, 4,095 and 4,096 after; prefills in chunks from 3.0. vLLM and SGLang are taken to schedule as TGI 3 does,
+    whatever their version, and to queue whatever comes rather than refuse it; a server of any other name to be TGI of that version. Give a
+    `PerformanceModel` or an `Emulator` settings of your own where that is not so.
 
     Raises:
         DeployError: The memory does not hold one request of the longest length.
     """
-    version = version_of(deployment)
+    like_tgi = deployment.server not in _LIKE_TGI_3
+    version = version_of(deployment) if like_tgi else _CHUNKED_SINCE
     default_total = 2048 if version < (2, 0, 0) else 4096
     total = deployment.max_total_tokens or default_total
     default_input = 1024 if version < (2, 0, 0) else total - 1
@@ -67,10 +74,11 @@ def settings_for(deployment: Deployment, cache_tokens: int | None = None) -> Eng
         )
     defaults = EngineSettings()
     return EngineSettings(
+        max_concurrent_requests=defaults.max_concurrent_requests if like_tgi else _NO_LIMIT,
         max_input_tokens=longest,
         max_total_tokens=total,
         max_batch_prefill_tokens=max(defaults.max_batch_prefill_tokens, longest + 50),
         max_batch_total_tokens=cache_tokens or max(defaults.max_batch_total_tokens, total),
         waiting_served_ratio=1.2 if version < (2, 0, 2) else 0.3,
-        chunked_prefill=version >= (3, 0, 0),
+        chunked_prefill=version >= _CHUNKED_SINCE,
     )
