@@ -6,6 +6,7 @@ import functools
 import math
 
 import attrs
+import numpy as np
 import pytest
 
 import tgibench as tb
@@ -170,6 +171,36 @@ def test_a_row_of_no_figure_is_refused():
     """Neither a time nor a throughput is nothing to fit to."""
     with pytest.raises(tb.InvalidValueError, match="gives no figure"):
         tb.measurement_of_row(DEPLOYMENTS[0], tb.ClosedLoop(1, requests=4), LENGTHS)
+
+
+FIGURES = ("tpot_s", "server_time_per_token_s", "ttft_s", "output_throughput_tps", "latency_p90_s")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "36", True])
+def test_a_row_s_figures_are_numbers_above_zero(name, value):
+    """A fit to logarithms knows no others; the message names the figure, the value and what to do."""
+    given = {"output_throughput_tps": 36.0, name: value}
+    with pytest.raises(
+        tb.InvalidValueError, match=rf"{name} must be a finite number above 0, got {value!r}; leave it out"
+    ):
+        tb.measurement_of_row(DEPLOYMENTS[0], tb.ClosedLoop(1, requests=4), LENGTHS, **given)
+
+
+@pytest.mark.parametrize("requests", [0, -3, 2.5, "4", True])
+def test_a_row_s_requests_are_counted(requests):
+    """A whole number of at least 1, or nothing."""
+    with pytest.raises(tb.InvalidValueError, match=rf"requests must be a whole number of at least 1, got {requests!r}"):
+        tb.measurement_of_row(DEPLOYMENTS[0], tb.ClosedLoop(1, requests=4), LENGTHS, tpot_s=0.03, requests=requests)
+
+
+def test_a_row_s_figures_may_be_numpy_s():
+    """A data frame's integers and single precision among them."""
+    load = tb.ClosedLoop(1, requests=4)
+    figures = {"tpot_s": np.float32(0.5), "output_throughput_tps": np.int64(36), "requests": np.int64(4)}
+    metrics = tb.measurement_of_row(DEPLOYMENTS[0], load, LENGTHS, **figures).metrics
+    assert (metrics.tpot_s.p50, metrics.output_throughput_tps.value, metrics.counts) == (0.5, 36.0, {"succeeded": 4})
+    assert (type(metrics.tpot_s.p50), type(metrics.counts["succeeded"])) == (float, int)
 
 
 def test_two_engines_are_not_fitted_as_one():
