@@ -203,6 +203,23 @@ def test_a_row_s_figures_may_be_numpy_s():
     assert (type(metrics.tpot_s.p50), type(metrics.counts["succeeded"])) == (float, int)
 
 
+def test_cross_validation_needs_a_deployment_beside_the_one_left_out():
+    """Rows enough of one deployment can be fitted, but not held against others; the message says what to do."""
+    of_one = [row for row in rows() if row.deployment == DEPLOYMENTS[5]] * 10
+    assert tb.fit(of_one, LENGTHS, model=ignorant()).uncertainty
+    with pytest.raises(tb.InvalidValueError, match="needs rows of at least 2 deployments, got 1: add rows of others"):
+        tb.fit(of_one, LENGTHS, model=ignorant(), cross_validate=True)
+
+
+def test_cross_validation_says_which_deployment_it_cannot_leave_out():
+    """Many rows of one and two of another: without the many, too few figures are left."""
+    few = [row for row in rows() if row.deployment == DEPLOYMENTS[0]][:2]
+    many = [row for row in rows() if row.deployment == DEPLOYMENTS[5]] * 10
+    message = rf"cross-validation cannot leave out {DEPLOYMENTS[5].label}: a fit of .* needs more figures"
+    with pytest.raises(tb.InvalidValueError, match=message):
+        tb.fit([*few, *many], LENGTHS, model=ignorant(), cross_validate=True)
+
+
 def test_two_engines_are_not_fitted_as_one():
     """The rows must be of one generation."""
     model = attrs.evolve(ignorant(), engine=None)
@@ -279,6 +296,15 @@ def test_one_load_says_that_more_is_needed_and_which():
     assert any("one load only" in warning for warning in found.warnings)
     assert found.measure_next.concurrency >= 10
     assert found.calibration.prefill_deviation > found.calibration.decode_deviation
+
+
+def test_with_no_load_left_to_measure_none_is_to_be_measured_next():
+    """An empty list of candidates is an answer: the factors are those of any, and intervals are as wide as at the measured load."""
+    row = measured(DEPLOYMENTS[5], 1)
+    found = tb.calibrate(fitted(), [row], LENGTHS, candidates=[])
+    assert found.measure_next is None
+    assert found.calibration.spread == tb.calibrate(fitted(), [row], LENGTHS, candidates=[row.load]).calibration.spread
+    assert found.calibration.decode_factor == tb.calibrate(fitted(), [row], LENGTHS).calibration.decode_factor
 
 
 def test_calibration_is_of_one_deployment():
