@@ -67,7 +67,8 @@ def fit(
         cold: Whether the servers were fresh.
 
     Raises:
-        InvalidValueError: There are fewer figures than parameters, or rows of more than one engine, or a load is no closed loop.
+        InvalidValueError: There are fewer figures than parameters (in a cross-validation, of all deployments but one), rows of more
+            than one engine, a cross-validation of one deployment, or a load that is no closed loop.
         DeployError: A model or machine is unknown.
         MissingExtraError: Scipy is not installed.
     """
@@ -108,7 +109,8 @@ def calibrate(
         prompts: What their requests said: one source for all, or by the rows' `prompts`.
         method: What the measurements are compared with; take the one that will predict.
         runs: How many simulations of each load to take the mean of: their chance is not the deployment's.
-        candidates: Loads that could be measured next; by default the usual numbers of users up to twice the highest measured.
+        candidates: Loads that could be measured next; by default the usual numbers of users up to twice the highest measured. How sure
+            the factors make predictions of these is part of the intervals; where there is none, of the measured loads.
         prior_deviation: How far factors usually lie from 1: standard deviation of their logarithm.
         round_trip_s: Network time of a request.
         early_stop_ratio: Share of answers that ended before their limit.

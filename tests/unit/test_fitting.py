@@ -6,6 +6,7 @@ import functools
 import math
 
 import attrs
+import numpy as np
 import pytest
 
 import tgibench as tb
@@ -172,6 +173,53 @@ def test_a_row_of_no_figure_is_refused():
         tb.measurement_of_row(DEPLOYMENTS[0], tb.ClosedLoop(1, requests=4), LENGTHS)
 
 
+FIGURES = ("tpot_s", "server_time_per_token_s", "ttft_s", "output_throughput_tps", "latency_p90_s")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "36", True])
+def test_a_row_s_figures_are_numbers_above_zero(name, value):
+    """A fit to logarithms knows no others; the message names the figure, the value and what to do."""
+    given = {"output_throughput_tps": 36.0, name: value}
+    with pytest.raises(
+        tb.InvalidValueError, match=rf"{name} must be a finite number above 0, got {value!r}; leave it out"
+    ):
+        tb.measurement_of_row(DEPLOYMENTS[0], tb.ClosedLoop(1, requests=4), LENGTHS, **given)
+
+
+@pytest.mark.parametrize("requests", [0, -3, 2.5, "4", True])
+def test_a_row_s_requests_are_counted(requests):
+    """A whole number of at least 1, or nothing."""
+    with pytest.raises(tb.InvalidValueError, match=rf"requests must be a whole number of at least 1, got {requests!r}"):
+        tb.measurement_of_row(DEPLOYMENTS[0], tb.ClosedLoop(1, requests=4), LENGTHS, tpot_s=0.03, requests=requests)
+
+
+def test_a_row_s_figures_may_be_numpy_s():
+    """A data frame's integers and single precision among them."""
+    load = tb.ClosedLoop(1, requests=4)
+    figures = {"tpot_s": np.float32(0.5), "output_throughput_tps": np.int64(36), "requests": np.int64(4)}
+    metrics = tb.measurement_of_row(DEPLOYMENTS[0], load, LENGTHS, **figures).metrics
+    assert (metrics.tpot_s.p50, metrics.output_throughput_tps.value, metrics.counts) == (0.5, 36.0, {"succeeded": 4})
+    assert (type(metrics.tpot_s.p50), type(metrics.counts["succeeded"])) == (float, int)
+
+
+def test_cross_validation_needs_a_deployment_beside_the_one_left_out():
+    """Rows enough of one deployment can be fitted, but not held against others; the message says what to do."""
+    of_one = [row for row in rows() if row.deployment == DEPLOYMENTS[5]] * 10
+    assert tb.fit(of_one, LENGTHS, model=ignorant()).uncertainty
+    with pytest.raises(tb.InvalidValueError, match="needs rows of at least 2 deployments, got 1: add rows of others"):
+        tb.fit(of_one, LENGTHS, model=ignorant(), cross_validate=True)
+
+
+def test_cross_validation_says_which_deployment_it_cannot_leave_out():
+    """Many rows of one and two of another: without the many, too few figures are left."""
+    few = [row for row in rows() if row.deployment == DEPLOYMENTS[0]][:2]
+    many = [row for row in rows() if row.deployment == DEPLOYMENTS[5]] * 10
+    message = rf"cross-validation cannot leave out {DEPLOYMENTS[5].label}: a fit of .* needs more figures"
+    with pytest.raises(tb.InvalidValueError, match=message):
+        tb.fit([*few, *many], LENGTHS, model=ignorant(), cross_validate=True)
+
+
 def test_two_engines_are_not_fitted_as_one():
     """The rows must be of one generation."""
     model = attrs.evolve(ignorant(), engine=None)
@@ -278,6 +326,15 @@ def test_one_load_says_that_more_is_needed_and_which():
     assert any("one load only" in warning for warning in found.warnings)
     assert found.measure_next.concurrency >= 10
     assert found.calibration.prefill_deviation > found.calibration.decode_deviation
+
+
+def test_with_no_load_left_to_measure_none_is_to_be_measured_next():
+    """An empty list of candidates is an answer: the factors are those of any, and intervals are as wide as at the measured load."""
+    row = measured(DEPLOYMENTS[5], 1)
+    found = tb.calibrate(fitted(), [row], LENGTHS, candidates=[])
+    assert found.measure_next is None
+    assert found.calibration.spread == tb.calibrate(fitted(), [row], LENGTHS, candidates=[row.load]).calibration.spread
+    assert found.calibration.decode_factor == tb.calibrate(fitted(), [row], LENGTHS).calibration.decode_factor
 
 
 def test_calibration_is_of_one_deployment():

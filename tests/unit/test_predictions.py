@@ -14,6 +14,7 @@ from tgibench.twin.tuning import TunedOnLine
 
 SEVEN = tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge", server_version="1.0.3")
 THIRTEEN = tb.Deployment("meta-llama/Llama-2-13b-hf", "ml.g5.12xlarge", tensor_parallel=4, server_version="1.0.3")
+QWEN_BY_8 = tb.Deployment("Qwen/Qwen2.5-7B", "ml.g5.48xlarge", tensor_parallel=8, server_version="3.3.5")
 PROMPTS = tb.study_prompts()
 
 
@@ -184,6 +185,8 @@ def test_objects_of_ones_own_need_no_change_to_the_library():
         (attrs.evolve(SEVEN, model_id="nobody/knows"), "does not know the model"),
         (attrs.evolve(SEVEN, instance_type="ml.x.large"), "does not know the instance type"),
         (attrs.evolve(THIRTEEN, instance_type="ml.g5.2xlarge", tensor_parallel=1), "does not fit"),
+        (attrs.evolve(SEVEN, instance_type="ml.g5.12xlarge", tensor_parallel=3), "cannot split the 32 attention heads"),
+        (QWEN_BY_8, "cannot split the 28 attention heads of qwen2.5-7b among 8"),
     ],
 )
 def test_what_cannot_be_deployed_is_an_error_alone_and_a_failure_in_a_study(deployment, message):
@@ -193,6 +196,31 @@ def test_what_cannot_be_deployed_is_an_error_alone_and_a_failure_in_a_study(depl
     study = tb.predict_study([deployment, SEVEN], [users(1), users(5)], PROMPTS)
     assert [cell.deployment for cell in study] == [SEVEN, SEVEN]
     assert message in study.failures[0].message
+
+
+def grouped(kv_heads, tensor_parallel, heads=32):
+    """A prediction for attention heads in groups, on a p4d: the tokens that fit, and the time per token of long contexts."""
+    shape = tb.ModelShape(
+        name="grouped", parameters=7e9, layers=32, hidden=4096, intermediate=11008, heads=heads, kv_heads=kv_heads
+    )
+    deployment = attrs.evolve(
+        SEVEN, model_id="grouped", instance_type="ml.p4d.24xlarge", tensor_parallel=tensor_parallel
+    )
+    prompts = tb.PromptLengths(input_tokens=(1000,), max_new_tokens=50)
+    cell = tb.predict(deployment, users(40), prompts, model=tb.PerformanceModel().with_shape(shape))
+    return int(cell.provenance.facts["cache_tokens"]), cell.metrics.tpot_s.p50
+
+
+def test_key_value_heads_fewer_than_accelerators_are_held_by_several():
+    """Two heads on eight accelerators take the room and the reading of eight; on two, they are split."""
+    assert grouped(2, 8) == grouped(8, 8)
+    assert grouped(2, 2)[0] == pytest.approx(4 * grouped(8, 2)[0], rel=1e-4)
+
+
+def test_key_value_heads_that_can_neither_be_split_nor_repeated_are_refused():
+    """Six of them on four accelerators."""
+    with pytest.raises(tb.DeployError, match="cannot split or repeat the 6 key and value heads of grouped among 4"):
+        grouped(6, 4, heads=24)
 
 
 def test_only_the_simulation_knows_open_loops():

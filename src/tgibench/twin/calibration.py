@@ -148,10 +148,10 @@ def _calibration(solution: Any, seen: Observations, factors_deviation: float = 0
 
 
 def _candidates(candidates: Sequence[LoadProfile] | None, questions: Sequence[Question]) -> list[Question]:
-    """Questions about the loads that could be measured next; by default up to twice the highest load that was."""
+    """Questions about the loads that could be measured next; by default up to twice the highest load that was. Never none."""
     like = questions[0]
     if candidates is not None:
-        return [attrs.evolve(like, load=load) for load in candidates]
+        return [attrs.evolve(like, load=load) for load in candidates] or list(questions)
     highest = max(question.closed.concurrency for question in questions)
     loads = [attrs.evolve(like.closed, concurrency=users) for users in _COMMON_USERS if users <= 2 * max(highest, 10)]
     return [

@@ -78,12 +78,18 @@ def fit_closed_form(
         cross_validate: Whether the spread is that of deployments left out in turn rather than that of the fit.
 
     Raises:
-        InvalidValueError: There are fewer figures than parameters, or rows of more than one engine.
+        InvalidValueError: There are fewer figures than parameters (in a cross-validation, of all deployments but one), rows of more
+            than one engine, or a cross-validation of one deployment.
         DeployError: A model or machine is unknown.
         MissingExtraError: Scipy is not installed.
     """
     model = attrs.evolve(model or PerformanceModel(), calibrations={})
     rows = tuple(measurements)
+    if cross_validate and len({row.deployment for row in rows}) == 1:
+        raise InvalidValueError(
+            "cross-validation leaves out each deployment in turn and needs rows of at least 2 deployments, got 1: add rows of "
+            "others, or fit without it"
+        )
     seen = observations(rows, prompts, round_trip_s=round_trip_s, early_stop_ratio=early_stop_ratio, cold=cold)
     batch = asked(seen.questions, model)
     parameters = parameters_of(batch.times, {**PRIORS, **(priors or {})}, cold=cold)
@@ -118,7 +124,10 @@ def _held_out_spread(
     for deployment in dict.fromkeys(row.deployment for row in rows):
         others = [row for row in rows if row.deployment != deployment]
         left_out = [row for row in rows if row.deployment == deployment]
-        fitted = fit_closed_form(others, prompts, model=model, priors=priors, **options)
+        try:
+            fitted = fit_closed_form(others, prompts, model=model, priors=priors, **options)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"cross-validation cannot leave out {deployment.label}: {error}") from error
         seen = observations(left_out, prompts, **options)
         batch = asked(seen.questions, fitted)
         time_errors, throughput_errors, *_ = seen.residuals(batch.forecast(), batch.cells)

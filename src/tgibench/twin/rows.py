@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import attrs
@@ -52,19 +54,28 @@ def measurement_of_row(
         facts: Where the row is from.
 
     Raises:
-        InvalidValueError: No figure is given.
+        InvalidValueError: No figure is given, or one is no finite number above 0, or `requests` no whole number of at least 1.
     """
-    given = {"tpot_s": tpot_s, "server_time_per_token_s": server_time_per_token_s, "ttft_s": ttft_s}
-    if output_throughput_tps is None and all(value is None for value in given.values()):
+    medians = {
+        "tpot_s": _figure("tpot_s", tpot_s),
+        "server_time_per_token_s": _figure("server_time_per_token_s", server_time_per_token_s),
+        "ttft_s": _figure("ttft_s", ttft_s),
+    }
+    throughput_tps = _figure("output_throughput_tps", output_throughput_tps)
+    long_s = _figure("latency_p90_s", latency_p90_s)
+    succeeded = _count("requests", requests)
+    if throughput_tps is None and all(value is None for value in medians.values()):
         raise InvalidValueError(
             f"the row of {deployment.label}, {load.label} gives no figure: no time and no throughput"
         )
     unknown = dict.fromkeys(field.name for field in attrs.fields(Metrics))
-    known = {name: Distribution(count=requests or 1, p50=value) for name, value in given.items() if value is not None}
-    if latency_p90_s is not None:
-        known["latency_s"] = Distribution(count=requests or 1, p90=latency_p90_s)
-    counts = {} if requests is None else {"succeeded": requests}
-    rate = None if output_throughput_tps is None else Estimate(output_throughput_tps)
+    known = {
+        name: Distribution(count=succeeded or 1, p50=value) for name, value in medians.items() if value is not None
+    }
+    if long_s is not None:
+        known["latency_s"] = Distribution(count=succeeded or 1, p90=long_s)
+    counts = {} if succeeded is None else {"succeeded": succeeded}
+    rate = None if throughput_tps is None else Estimate(throughput_tps)
     maps = {"counts": counts, "failures": {}, "tokens_from": {}, "extra": {}}
     return Measurement(
         deployment=deployment,
@@ -74,3 +85,23 @@ def measurement_of_row(
         source=source,
         provenance=Provenance(backend="rows", facts=facts or {}),
     )
+
+
+def _figure(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
+        raise InvalidValueError(
+            f"{name} must be a finite number above 0, got {value!r}; leave it out where it is not known"
+        )
+    return float(value)
+
+
+def _count(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InvalidValueError(
+            f"{name} must be a whole number of at least 1, got {value!r}; leave it out where it is not known"
+        )
+    return int(value)

@@ -35,6 +35,12 @@ _GATED = {
     "internlm2",
 }
 _PLAIN = {"gpt_neox", "gpt_bigcode", "gpt2", "opt", "falcon", "phi", "mpt", "starcoder2"}
+# Families whose configurations in transformers (src/transformers/models/*/configuration_*.py) tie the output to the input embeddings
+# unless the file says otherwise. A file that transformers wrote leaves that out, for it is its general default.
+_TIED = {"gemma", "gemma2", "gpt2", "gpt_bigcode", "opt", "falcon", "mpt", "starcoder2"}
+_MULTI_QUERY = {"falcon", "gpt_bigcode"}  # unless the file says otherwise
+# Families with learned positions: how many a file that does not say has, and rows beyond them (OPTLearnedPositionalEmbedding.offset).
+_POSITIONS = {"gpt2": (1024, 0), "gpt_bigcode": (1024, 0), "opt": (2048, 2)}
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -68,7 +74,10 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, path: str | Path, *, name: str | None = None) -> ModelShape:
-        """Read a Hugging Face ``config.json``; the weights are counted from it (norms and biases left out: below 0.1 %).
+        """Read a Hugging Face ``config.json``; the weights are counted from it (norms and biases left out: 0.1 % or less).
+
+        Where the file does not say whether embeddings are tied, or how many key and value heads there are, they are what transformers
+        takes for the family.
 
         Args:
             path: The file, or the folder that holds it.
@@ -105,27 +114,19 @@ class ModelShape:
 
 
 def _shape_of(config: dict[str, Any], name: str, where: str) -> ModelShape:
-    kind = config.get("model_type")
-    if kind not in _GATED | _PLAIN or any((config.get(field) or 0) > 1 for field in _EXPERTS):
-        raise InvalidValueError(
-            f"{where} is of model_type {kind!r}{' with experts' if kind in _GATED | _PLAIN else ''}, not of a dense decoder family "
-            "that is known here; pass ModelShape(...) with its figures"
-        )
+    kind = _dense_family(config, where)
     hidden = _figure(config, ("hidden_size", "n_embd", "d_model"), where)
     layers = _figure(config, ("num_hidden_layers", "n_layer", "n_layers"), where)
     heads = _figure(config, ("num_attention_heads", "n_head", "n_heads"), where)
-    vocabulary = _figure(config, ("vocab_size",), where)
-    few = 1 if config.get("multi_query") else heads
-    kv_heads = _figure(config, ("num_key_value_heads", "num_kv_heads"), where, default=few)
+    kv_heads = _kv_heads(config, kind, heads, where)
     wide = _figure(config, ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"), where, default=4 * hidden)
     head_size = _figure(config, ("head_dim",), where, default=hidden // heads)
     gated = kind in _GATED
     attention = 2 * hidden * head_size * (heads + kv_heads)
     block = attention + (_GATED_MATRICES if gated else _PLAIN_MATRICES) * hidden * wide
-    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
     return ModelShape(
         name=name,
-        parameters=float(layers * block + embeddings),
+        parameters=float(layers * block + _embeddings(config, kind, hidden, where)),
         layers=layers,
         hidden=hidden,
         intermediate=wide,
@@ -135,6 +136,46 @@ def _shape_of(config: dict[str, Any], name: str, where: str) -> ModelShape:
         gated=gated,
         source=where,
     )
+
+
+def _dense_family(config: dict[str, Any], where: str) -> str:
+    kind = config.get("model_type")
+    known = isinstance(kind, str) and kind in _GATED | _PLAIN
+    experts = [_figure(config, (field,), where, default=1) for field in _EXPERTS if config.get(field) != 0]
+    if not isinstance(kind, str) or not known or max(experts, default=1) > 1:
+        raise InvalidValueError(
+            f"{where} is of model_type {kind!r}{' with experts' if known else ''}, not of a dense decoder family "
+            "that is known here; pass ModelShape(...) with its figures"
+        )
+    return kind
+
+
+def _kv_heads(config: dict[str, Any], kind: str, heads: int, where: str) -> int:
+    """As transformers has it: where attention is multi-query, what falcon-7b's file gives as num_kv_heads is not looked at."""
+    multi_query = kind in _MULTI_QUERY and _flag(config, "multi_query", where, default=True)
+    if multi_query and not _flag(config, "new_decoder_architecture", where, default=False):
+        return 1
+    return _figure(config, ("num_key_value_heads", "num_kv_heads"), where, default=heads)
+
+
+def _embeddings(config: dict[str, Any], kind: str, hidden: int, where: str) -> int:
+    """Weights of tokens and positions, and of what lies between them and the blocks where they are narrower (OPT 350M)."""
+    width = _figure(config, ("word_embed_proj_dim",), where, default=hidden)
+    tied = _flag(config, "tie_word_embeddings", where, default=kind in _TIED)
+    tokens = _figure(config, ("vocab_size",), where) * width * (1 if tied else 2)
+    projections = 2 * width * hidden if width != hidden else 0
+    if kind not in _POSITIONS:
+        return tokens + projections
+    usual, more = _POSITIONS[kind]
+    positions = _figure(config, ("n_positions", "max_position_embeddings"), where, default=usual) + more
+    return tokens + projections + positions * hidden
+
+
+def _flag(config: dict[str, Any], name: str, where: str, *, default: bool) -> bool:
+    found = default if config.get(name) is None else config[name]
+    if not isinstance(found, bool):
+        raise InvalidValueError(f"{where} must give {name} as true or false, got {found!r}")
+    return found
 
 
 def _figure(config: dict[str, Any], names: tuple[str, ...], where: str, default: int | None = None) -> int:

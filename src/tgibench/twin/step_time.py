@@ -164,7 +164,8 @@ class ModelledTimes:
         """The step times of a deployment, by the built-in tables where no object is given.
 
         Raises:
-            DeployError: The model or instance type is unknown, has too few accelerators or too little memory.
+            DeployError: The model or instance type is unknown, the machine has too few accelerators or too little memory, or the
+                model's heads can't be split among so many.
         """
         model = model or find_model(deployment.model_id)
         if model is None:
@@ -176,6 +177,7 @@ class ModelledTimes:
             raise DeployError(
                 f"{deployment.label} wants {deployment.tensor_parallel} accelerators, {instance.name} has {instance.gpus}"
             )
+        _check_split(model, deployment.tensor_parallel)
         quantization = (deployment.quantization or "").lower()
         if quantization not in {"", "gptq"}:
             raise DeployError(f"only fp16 and gptq are modelled, not quantization={deployment.quantization!r}")
@@ -200,10 +202,15 @@ class ModelledTimes:
 
     @property
     def cache_tokens(self) -> int:
-        """Tokens for whose keys and values there is memory beside the weights and a workspace."""
+        """Tokens for whose keys and values, repeated ones included, there is memory beside the weights and a workspace."""
         per_gpu_gb = self.instance.gpu.memory_gb * _USABLE_MEMORY - _WORKSPACE_GB
         free_bytes = self.tensor_parallel * per_gpu_gb * 1e9 - self.weight_bytes
-        return int(free_bytes // self.model.kv_bytes_per_token)
+        return int(free_bytes // self.kv_bytes_per_token)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token on all accelerators: where they are more than the heads, each head is on several."""
+        return self.model.kv_bytes_per_token * max(1, self.tensor_parallel // self.model.kv_heads)
 
     @property
     def facts(self) -> dict[str, float]:
@@ -214,7 +221,7 @@ class ModelledTimes:
             "layers": model.layers,
             "parameters": model.parameters,
             "hidden": model.hidden,
-            "kv_bytes": model.kv_bytes_per_token,
+            "kv_bytes": self.kv_bytes_per_token,
             "column_share": model.column_share,
             "weight_bytes": self.weight_bytes,
             "shards": self.tensor_parallel,
@@ -270,6 +277,20 @@ class ModelledTimes:
         rates = {name: np.float64(value) for name, value in self.rates.items()}
         costs = step_costs(facts, rates)  # type: ignore[arg-type]  # numbers and arrays behave alike
         return {name: float(value) for name, value in attrs.asdict(costs).items()}
+
+
+def _check_split(model: ModelShape, shards: int) -> None:
+    """As servers do: TGI's FlashLlamaAttention for attention heads, vLLM's LlamaAttention for those of keys and values."""
+    if model.heads % shards:
+        raise DeployError(
+            f"tensor parallelism cannot split the {model.heads} attention heads of {model.name} among {shards} accelerators; "
+            "take a number that divides them"
+        )
+    if model.kv_heads % shards and shards % model.kv_heads:
+        raise DeployError(
+            f"tensor parallelism cannot split or repeat the {model.kv_heads} key and value heads of {model.name} among {shards} "
+            "accelerators; take a number that divides them or that they divide"
+        )
 
 
 def _unknown(kind: str, name: str, known: Iterable[str], remedy: str) -> str:
