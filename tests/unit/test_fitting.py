@@ -220,6 +220,16 @@ def test_cross_validation_says_which_deployment_it_cannot_leave_out():
         tb.fit([*few, *many], LENGTHS, model=ignorant(), cross_validate=True)
 
 
+def test_a_measured_figure_of_nothing_is_no_figure():
+    """A run in which nothing succeeded has 0 tokens/s: its row says nothing, and the error names it."""
+    row = rows()[0]
+    nothing = attrs.evolve(
+        row.metrics, tpot_s=tb.Distribution(count=1, p50=0.0), output_throughput_tps=tb.Estimate(0.0)
+    )
+    with pytest.raises(tb.InvalidValueError, match="neither a time per token nor a throughput"):
+        tb.fit([*rows(), attrs.evolve(row, metrics=nothing)], LENGTHS, model=ignorant())
+
+
 def test_two_engines_are_not_fitted_as_one():
     """The rows must be of one generation."""
     model = attrs.evolve(ignorant(), engine=None)

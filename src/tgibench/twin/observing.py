@@ -36,10 +36,10 @@ _TIMES = ("server_time_per_token_s", "tpot_s", "normalized_latency_s")
 
 
 def _time_per_token_s(row: Measurement) -> tuple[str, float] | None:
-    """The first known of the server's time per token, the time per token after the first, and latency per token: its median."""
+    """The first known above 0 of the server's time per token, the time per token after the first, and latency per token: its median."""
     for name in _TIMES:
         figure = getattr(row.metrics, name)
-        if figure is not None and figure.p50 is not None:
+        if figure is not None and figure.p50 is not None and figure.p50 > 0:
             return name, figure.p50
     return None
 
@@ -47,7 +47,7 @@ def _time_per_token_s(row: Measurement) -> tuple[str, float] | None:
 def _throughput_tps(row: Measurement) -> tuple[str, float] | None:
     """Counted tokens per second of a replica; of a published row that has none, those computed as the 2023 study did."""
     metrics, replicas = row.metrics, busy_replicas(row.load, row.deployment)
-    if metrics.output_throughput_tps is not None:
+    if metrics.output_throughput_tps is not None and metrics.output_throughput_tps.value > 0:
         return "output_throughput_tps", metrics.output_throughput_tps.value / replicas
     if metrics.littles_law_throughput_tps is not None and row.source in {Source.PUBLISHED, Source.PREDICTED}:
         return "littles_law_throughput_tps", metrics.littles_law_throughput_tps / replicas
