@@ -45,12 +45,17 @@ def _http_url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         parts = urlsplit(value)
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
         secret = parts.username is not None or parts.password is not None
+        more = "?" in value or "#" in value
     except ValueError:
-        valid = secret = False
+        valid = secret = more = False
     if secret:
         raise InvalidValueError(f"{attribute.name} must hold no user or password: give a key with api_key or headers")
     if not valid:
         raise InvalidValueError(f"{attribute.name} must be http://host[:port] or https://…, got {value!r}")
+    if more:
+        raise InvalidValueError(
+            f"{attribute.name} must end where the protocol adds its path: one with ? or # was given; a key belongs in headers"
+        )
 
 
 def _one_line(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:

@@ -53,6 +53,11 @@ class TokensFrom(enum.StrEnum):
     ASSUMED = "assumed"  # neither: a figure that was asked for, not counted (the 2023 study)
 
 
+def _printable(text: str) -> str:
+    """Half a character, which JSON can say and no output can, as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @attrs.frozen
 class Failure:
     """Why a request did not succeed.
@@ -64,7 +69,7 @@ class Failure:
     """
 
     kind: FailureKind
-    message: str
+    message: str = attrs.field(converter=_printable)
     status: int | None = None
 
 

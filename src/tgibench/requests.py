@@ -129,7 +129,7 @@ class PromptFile:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidValueError(f"cannot read the prompt file {str(path)!r}: {error}") from error
         entries = _json_entries(text, path)
@@ -155,6 +155,12 @@ class PromptFile:
         return f"prompts:{_digest(content)}:{'shuffled' if self.shuffled else 'in order'}"
 
 
+def _prompt_length(owner: object, attribute: attrs.Attribute[int], value: int) -> None:
+    count(owner, attribute, value)
+    if value > _LONGEST_SYNTHETIC:
+        raise InvalidValueError(f"{attribute.name} must be at most {_LONGEST_SYNTHETIC} tokens, got {value}")
+
+
 @attrs.frozen(kw_only=True)
 class SyntheticPrompts:
     """Prompts of a given length in tokens, each with a unique beginning so that no prefix cache can answer for the model.
@@ -168,7 +174,7 @@ class SyntheticPrompts:
         stream: Whether answers are streamed.
     """
 
-    input_tokens: int = attrs.field(default=128, validator=count)
+    input_tokens: int = attrs.field(default=128, validator=_prompt_length)
     max_new_tokens: int = attrs.field(default=50, validator=count)
     stream: bool = True
 
@@ -230,6 +236,9 @@ _WORD_TEXT = (
 _WORDS = np.array(_WORD_TEXT.split())
 
 
+_LONGEST_SYNTHETIC = 10_000_000
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -242,15 +251,17 @@ def _permutation(length: int, seed: int, turn: int) -> tuple[int, ...]:
 def _json_entries(text: str, path: Path) -> list[object]:
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError:
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    except (json.JSONDecodeError, RecursionError):
+        # not `splitlines`: a text may hold the other characters at which that splits
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
         entries = []
         for number, line in lines:
             try:
                 entries.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else "its brackets nest too deeply"
                 raise InvalidValueError(
-                    f"line {number} of the prompt file {str(path)!r} is not JSON: {error.msg}"
+                    f"line {number} of the prompt file {str(path)!r} is not JSON: {reason}"
                 ) from error
         return entries
     return whole if isinstance(whole, list) else [whole]

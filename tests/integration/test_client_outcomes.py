@@ -162,6 +162,20 @@ def test_what_is_no_url_is_refused(url):
         tb.HttpEndpoint(url)
 
 
+@pytest.mark.parametrize("url", ["http://host/?key=verysecret", "http://host/v1#part", "http://host?"])
+def test_a_url_that_goes_on_behind_its_path_is_refused(url):
+    """The protocol's path would become part of the query; what the query holds may be secret."""
+    with pytest.raises(tb.InvalidValueError, match="must end where the protocol adds its path") as refused:
+        tb.HttpEndpoint(url)
+    assert "verysecret" not in str(refused.value)
+
+
+def test_half_a_character_in_a_server_s_words_can_be_printed():
+    """JSON can say it, an output cannot."""
+    failure = tb.Failure(tb.FailureKind.HTTP_ERROR, "bad \ud800 input", 400)
+    assert failure.message == "bad \\ud800 input"
+
+
 def test_a_url_with_a_password_is_refused_without_showing_it():
     """It would end up in results."""
     with pytest.raises(tb.InvalidValueError, match="must hold no user or password") as refused:

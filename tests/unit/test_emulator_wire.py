@@ -145,6 +145,8 @@ def test_the_length_that_a_version_grants(version, asked_for, granted):
     [
         (b"{}", "text/plain", 415, "Expected request with `Content-Type: application/json`"),
         (b"{", "application/json", 400, "Failed to parse the request body as JSON"),
+        (b'{"inputs": "\\ud800"}', "application/json", 400, "Failed to parse the request body as JSON"),
+        (100_000 * b"[", "application/json", 400, "Failed to parse the request body as JSON"),
         (b"[]", "application/json", 422, "Failed to deserialize the JSON body into the target type: invalid type"),
     ],
 )

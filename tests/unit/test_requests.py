@@ -55,6 +55,15 @@ def test_json_lines_are_read_in_order_and_begin_again(tmp_path):
     assert source.request(1, seed=0).max_new_tokens == 3
 
 
+def test_a_line_ends_with_a_line_feed_and_nothing_else(tmp_path):
+    """Texts may hold the other characters at which Unicode ends lines; a mark of the byte order is no text."""
+    texts = ["a\u2028b", "c\u2029d", "e\u0085f", "g\x0bh"]
+    lines = "\r\n".join(json.dumps({"prompt": text}, ensure_ascii=False) for text in texts)
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert prompts(tb.PromptFile.read(file), 4) == texts
+
+
 def test_shuffled_prompts_are_a_new_permutation_each_pass():
     """Each pass holds every prompt once; the seed decides the order."""
     source = tb.PromptFile.of([str(number) for number in range(10)], shuffled=True)
@@ -70,6 +79,7 @@ def test_shuffled_prompts_are_a_new_permutation_each_pass():
         ("[]", "holds no prompt"),
         ('[{"text": "x"}]', "entry 1 of .* must be"),
         ('{"prompt": "a"}\n{"prompt"', "line 2 of the prompt file .* is not JSON"),
+        ('{"prompt": "a"}\n' + 100_000 * "[", "line 2 of the prompt file .* nest too deeply"),
         ('[["a", 0, 3]]', "entry 1 of .*input_tokens must be a whole number of at least 1, got 0"),
     ],
 )
@@ -79,6 +89,12 @@ def test_a_wrong_file_is_refused_with_its_place(tmp_path, content, words):
     file.write_text(content)
     with pytest.raises(tb.InvalidValueError, match=words):
         tb.PromptFile.read(file)
+
+
+def test_synthetic_prompts_have_a_longest_length():
+    """What no memory could hold is refused when it is asked for."""
+    with pytest.raises(tb.InvalidValueError, match="input_tokens must be at most 10000000 tokens, got 100000000000"):
+        tb.SyntheticPrompts(input_tokens=100_000_000_000)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):

@@ -62,7 +62,11 @@ def parse_body(raw: bytes, content_type: str) -> dict[str, Any]:
         raise RequestRefusedError("Expected request with `Content-Type: application/json`", error_type=None, status=415)
     try:
         body = json.loads(raw)
-    except ValueError as error:
+        if b"\\ud" in raw.lower():
+            json.dumps(
+                body, ensure_ascii=False
+            ).encode()  # half a character, which Python's parser takes and TGI's does not
+    except (ValueError, RecursionError) as error:
         position = f"line {getattr(error, 'lineno', 1)} column {getattr(error, 'colno', 1)}"
         raise RequestRefusedError(
             f"Failed to parse the request body as JSON: expected value at {position}", error_type=None, status=400
