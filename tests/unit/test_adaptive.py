@@ -108,6 +108,26 @@ def test_a_deployment_that_the_model_does_not_know_is_measured():
     assert {cell.deployment for cell in found.study} == {SEVEN[0], unknown}
 
 
+def test_loads_that_share_a_label_are_different_loads():
+    """Ten users for 20 s and ten users for 60 s: each goal is decided by a measurement under its own load, and both are paid for."""
+    longer = tb.ClosedLoop(10, duration_s=60, warm_up_s=10)
+    assert longer.label == HIGH.label
+    goals = [tb.Goal.fastest(HIGH, name="a"), tb.Goal.fastest(longer, name="b")]
+    found = sweep(goals=goals, deployments=SEVEN[:1], loads=[HIGH, longer], pause_s=0)
+    assert [outcome.winner.load for outcome in found.outcomes] == [HIGH, longer]
+    assert all(outcome.decided for outcome in found.outcomes)
+    assert 3600 * found.grid_usd / 1.515 == pytest.approx(600 + 20 + 60)
+
+
+def test_what_is_given_twice_counts_once():
+    """The same deployment and the same load again: one start, one measurement, no tie with itself."""
+    backend = Machines()
+    found = sweep(backend, deployments=[SEVEN[0], SEVEN[0]], loads=[HIGH, HIGH], repeats=0, pause_s=0)
+    assert backend.started == ["ml.g5.2xlarge"]
+    assert found.outcomes[0].tied == ()
+    assert 3600 * found.grid_usd / 1.515 == pytest.approx(600 + 20)
+
+
 def test_a_tie_is_measured_again_at_once():
     """Two deployments alike: the second is run twice more with other seeds while it stands, and the outcome names the tie."""
     twin = attrs.evolve(SEVEN[0], revision="same")

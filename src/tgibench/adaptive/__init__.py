@@ -60,7 +60,7 @@ async def adaptive_sweep(
     repeated at once with another seed instead of sweeping more, and the better known mean counts.
 
     Args:
-        deployments: What could be deployed.
+        deployments: What could be deployed; equal ones count once.
         loads: The loads of the full grid that `AdaptiveStudy.grid_usd` is about; those of the goals must be among them.
         goals: What is to be known.
         model: What predicts. A deployment that it does not know is measured for every goal that it competes in.
@@ -96,8 +96,8 @@ async def adaptive_sweep(
         measuring.measure, backend=backend, prompts=prompts, executor=executor, shards=shards, listen=listen
     )
     plan = Plan(
-        deployments=tuple(deployments),
-        loads=tuple(loads),
+        deployments=tuple(dict.fromkeys(deployments)),
+        loads=tuple(dict.fromkeys(loads)),
         goals=tuple(goals),
         model=model,
         backend=backend,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from tgibench.adaptive._plan import Plan
     from tgibench.deployments import Deployment
+    from tgibench.loads import LoadProfile
     from tgibench.measurements import DeploymentFailure, Measurement, Study
     from tgibench.twin.racing import Goal, Race
 
@@ -96,7 +97,7 @@ class Finished(Protocol):
     plan: Plan
     race: Race
     deviations: NDArray[np.float64]
-    cells: dict[tuple[int, str], list[Measurement]]
+    cells: dict[tuple[int, LoadProfile], list[Measurement]]
     failures: list[DeploymentFailure]
     out_of_budget: set[int]
     interrupted: bool
@@ -105,10 +106,10 @@ class Finished(Protocol):
 def outcome_of(sweep: Finished, number: int, goal: Goal) -> GoalOutcome:
     """What became of a goal."""
     place = sweep.race.winner(number)
-    winner = None if place is None else sweep.cells[place, goal.load.label][0]
+    winner = None if place is None else sweep.cells[place, goal.load][0]
     best, scores = sweep.race.best(number), sweep.race.measured[number]
     tied = [
-        sweep.cells[other, goal.load.label][0]
+        sweep.cells[other, goal.load][0]
         for other in np.flatnonzero(np.isfinite(scores)).tolist()
         if other != place and scores[other] - best < sweep.plan.tie_ratio
     ]

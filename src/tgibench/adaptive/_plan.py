@@ -14,7 +14,7 @@ from tgibench.predictions import predict_study
 from tgibench.provenance import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tgibench.twin.performance import PerformanceModel
     from tgibench.twin.racing import Goal
 
-    Predicted = dict[tuple[Deployment, str], Measurement]
+    Predicted = dict[tuple[Deployment, LoadProfile], Measurement]
 
 __all__ = ["Measure", "Plan"]
 
@@ -85,6 +85,10 @@ class Plan:
         )
         return None if figure is None else float(figure.value)
 
+    def loads_of(self, goals: Iterable[int]) -> tuple[LoadProfile, ...]:
+        """The loads of these goals, each once."""
+        return tuple(dict.fromkeys(self.goals[goal].load for goal in goals))
+
     def load_s(self, load: LoadProfile) -> float:
         """How long a load takes, as far as can be known."""
         duration_s = load.duration_s if isinstance(load, ClosedLoop) else None
@@ -92,9 +96,9 @@ class Plan:
 
     def predictions(self) -> Predicted:
         """What the model says of each deployment under each goal's load."""
-        loads = {goal.load.label: goal.load for goal in self.goals if isinstance(goal.load, ClosedLoop)}
-        study = predict_study(self.deployments, loads.values(), self.prompts, model=self.model, seed=self.seed)
-        return {(cell.deployment, cell.load.label): _as(self.backend.source, cell) for cell in study}
+        loads = [load for load in self.loads_of(range(len(self.goals))) if isinstance(load, ClosedLoop)]
+        study = predict_study(self.deployments, loads, self.prompts, model=self.model, seed=self.seed)
+        return {(cell.deployment, cell.load): _as(self.backend.source, cell) for cell in study}
 
     def scores(self, predicted: Predicted) -> NDArray[np.float64]:
         """Of goals (rows) and deployments (columns): see `Race`."""
@@ -103,7 +107,7 @@ class Plan:
             for column, deployment in enumerate(self.deployments):
                 if not goal.competes(deployment):
                     continue
-                cell = predicted.get((deployment, goal.load.label))
+                cell = predicted.get((deployment, goal.load))
                 value = None if cell is None else self.value(goal, cell)
                 scores[row, column] = -np.inf if value is None else goal.score(value)
         return scores

@@ -31,7 +31,7 @@ class Work:
         self.plan, self._store = plan, store
         self.spent_usd, self.deployed, self.interrupted = 0.0, 0, False
         self.out_of_budget: set[int] = set()
-        self.cells: dict[tuple[int, str], list[Measurement]] = {}
+        self.cells: dict[tuple[int, LoadProfile], list[Measurement]] = {}
         self.failures: list[DeploymentFailure] = []
         predicted = plan.predictions()
         self.deviations = plan.deviations()
@@ -42,8 +42,7 @@ class Work:
     def expected_usd(self, deployment: int, goals: list[int]) -> float:
         """What deploying and measuring for these goals would cost."""
         plan = self.plan
-        loads = {plan.goals[goal].load.label: plan.goals[goal].load for goal in goals}
-        seconds = plan.deploy_s + sum(plan.load_s(load) for load in loads.values())
+        seconds = plan.deploy_s + sum(plan.load_s(load) for load in plan.loads_of(goals))
         return self.prices[deployment] * seconds / _HOUR_S
 
     async def deploy(self, place: int, goals: list[int]) -> None:
@@ -53,8 +52,7 @@ class Work:
         self.deployed += 1
         try:
             async with plan.backend.deploy(deployment) as endpoint:
-                loads = {plan.goals[goal].load.label: plan.goals[goal].load for goal in goals}
-                for load in loads.values():
+                for load in plan.loads_of(goals):
                     await self._measure(place, endpoint, load, plan.seed)
                     repeated = 0
                     while repeated < plan.repeats and self._tied(place, load, goals):
@@ -83,7 +81,7 @@ class Work:
 
     def _take(self, place: int, load: LoadProfile, measurement: Measurement) -> None:
         """Score a cell for every goal that it concerns; of repeated ones the geometric mean."""
-        cells = self.cells.setdefault((place, load.label), [])
+        cells = self.cells.setdefault((place, load), [])
         cells.append(measurement)
         for number, goal in enumerate(self.plan.goals):
             if goal.load != load or not goal.competes(self.plan.deployments[place]):
@@ -107,7 +105,7 @@ class Work:
         """Take what the store holds."""
         plan = self.plan
         for place, deployment in enumerate(plan.deployments):
-            for load in {goal.load.label: goal.load for goal in plan.goals}.values():
+            for load in plan.loads_of(range(len(plan.goals))):
                 for seed in range(plan.seed, plan.seed + plan.repeats + 1):
                     key = cell_key(
                         deployment, load, prompts=plan.prompts.identity, seed=seed, backend=plan.backend.name
