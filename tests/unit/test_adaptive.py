@@ -172,6 +172,25 @@ def test_a_second_sweep_over_a_store_measures_nothing_again(tmp_path):
     assert [o.winner.deployment for o in second.outcomes] == [o.winner.deployment for o in first.outcomes]
 
 
+def test_rows_from_elsewhere_are_found_again_too(tmp_path):
+    """A `measure` of one's own may give rows whose provenance names another backend, prompts and no seed: cells are what was asked for."""
+    rows = tb.PromptLengths(input_tokens=(7,), max_new_tokens=3)
+
+    async def measure(deployment, endpoint, load, *, seed):
+        del endpoint, seed
+        return tb.measurement_of_row(deployment, load, rows, server_time_per_token_s=0.02, output_throughput_tps=50)
+
+    twin = attrs.evolve(SEVEN[0], revision="same")
+    first = sweep(deployments=[SEVEN[0], twin], measure=measure, store=tmp_path)
+    assert [cell.provenance.seed for cell in first.study] == [0, 0, 1]
+    assert {cell.prompts for cell in first.study} == {PROMPTS.identity}
+    assert {cell.source for cell in first.study} == {tb.Source.PUBLISHED}
+    backend = Machines()
+    second = sweep(backend, deployments=[SEVEN[0], twin], measure=measure, store=tmp_path)
+    assert backend.started == []
+    assert second.study.measurements == first.study.measurements
+
+
 def test_ctrl_c_returns_what_is_finished_and_stops_what_was_started():
     """Cancelled during the second deployment's load: the first cell is returned, the half-measured one is not."""
 

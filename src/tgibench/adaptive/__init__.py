@@ -71,7 +71,8 @@ async def adaptive_sweep(
         k: How cautious to be: 2 misses one winner of nine in some 6 of 100 sweeps (docs/accuracy.md), 0 only verifies predicted winners.
         seed: Of arrivals and prompts.
         store: Folder to which each cell is written at once; cells that it holds are not measured again.
-        measure: How a load is measured; by default as `tgibench.measure` does.
+        measure: How a load is measured; by default as `tgibench.measure` does. What it returns is the cell that was asked for: of this
+            deployment and load, these prompts, this seed and this backend, whatever the row itself says of them.
         tie_ratio: Figures closer than that are a tie.
         repeats: How often a tie is measured again.
         deploy_s: How long a deployment takes to become ready, for the estimates.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import attrs
 import numpy as np
 
 from tgibench.adaptive._outcomes import AdaptiveStudy, outcome_of
@@ -70,9 +71,17 @@ class Work:
 
     async def _measure(self, place: int, endpoint: Endpoint, load: LoadProfile, seed: int) -> None:
         plan, task = self.plan, asyncio.current_task()
-        measurement = await plan.measure(plan.deployments[place], endpoint, load, seed=seed)
+        deployment = plan.deployments[place]
+        found = await plan.measure(deployment, endpoint, load, seed=seed)
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
+        measurement = attrs.evolve(
+            found,
+            deployment=deployment,
+            load=load,
+            prompts=plan.prompts.identity,
+            provenance=attrs.evolve(found.provenance, backend=plan.backend.name, seed=seed),
+        )
         if self._store:
             self._store.add(measurement)
         self._take(place, load, measurement)
