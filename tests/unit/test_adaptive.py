@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import asynccontextmanager
 
 import attrs
@@ -14,6 +15,7 @@ from tgibench import measuring
 LOAD, HIGH = tb.ClosedLoop(1, duration_s=20), tb.ClosedLoop(10, duration_s=20)
 PROMPTS = tb.PromptLengths(input_tokens=(100, 300), max_new_tokens=20)
 COSTS = tb.InstanceHours(tb.PriceTable.builtin(as_of="2023-09"))
+TODAY = tb.InstanceHours(tb.PriceTable.builtin())
 SEVEN = [
     tb.Deployment("meta-llama/Llama-2-7b-hf", machine, tensor_parallel=shards, server_version="1.0.3")
     for machine, shards in (("ml.g5.2xlarge", 1), ("ml.g5.12xlarge", 4), ("ml.g5.48xlarge", 8), ("ml.p4d.24xlarge", 8))
@@ -47,11 +49,8 @@ class Machines:
 
 def sweep(backend=None, goals=(CHEAPEST,), deployments=SEVEN, loads=(LOAD, HIGH), **options):
     """An adaptive sweep in virtual time."""
-    return tb.virtual_time.run(
-        tb.adaptive_sweep(
-            deployments, loads, goals, MODEL, backend=backend or Machines(), prompts=PROMPTS, costs=COSTS, **options
-        )
-    )
+    options = {"backend": backend or Machines(), "prompts": PROMPTS, "costs": COSTS, **options}
+    return tb.virtual_time.run(tb.adaptive_sweep(deployments, loads, goals, MODEL, **options))
 
 
 def test_only_what_could_win_is_deployed_and_measured():
@@ -106,6 +105,28 @@ def test_a_deployment_that_the_model_does_not_know_is_measured():
     backend.deploy = lambda deployment: Machines.deploy(backend, attrs.evolve(deployment, model_id=SEVEN[0].model_id))
     found = sweep(backend, deployments=[SEVEN[0], unknown], measure=measure, repeats=0)
     assert {cell.deployment for cell in found.study} == {SEVEN[0], unknown}
+
+
+def test_what_is_left_out_lies_beyond_its_own_interval():
+    """A card that the model was not fitted to is predicted slower, with so wide an interval that it may be faster: it is measured."""
+    unseen = attrs.evolve(SEVEN[0], instance_type="ml.g6.2xlarge")
+    found = sweep(goals=[tb.Goal.fastest(HIGH)], deployments=[SEVEN[0], unseen], repeats=0, costs=TODAY)
+    best = found.outcomes[0].value
+    low, high = tb.predict(unseen, HIGH, PROMPTS).metrics.normalized_latency_s.intervals["p50"]
+    assert low < best < high
+    assert {cell.deployment for cell in found.study} == {SEVEN[0], unseen}
+
+
+def test_first_tokens_are_told_apart_as_roughly_as_they_are_predicted():
+    """The reason counts standard deviations of the figure that the goal is about."""
+    found = sweep(goals=[tb.Goal.fastest(HIGH, of="ttft_s")])
+    (outcome,) = found.outcomes
+    for skipped in outcome.skipped:
+        figure = tb.predict(skipped.deployment, HIGH, PROMPTS).metrics.ttft_s
+        low, high = figure.intervals["p50"]
+        away = math.log(figure.p50 / outcome.value) / (math.log(high / low) / (2 * 1.96))
+        assert f" {away:.1f} standard deviations" in skipped.reason
+    assert outcome.skipped
 
 
 def test_loads_that_share_a_label_are_different_loads():

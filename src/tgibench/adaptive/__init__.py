@@ -63,7 +63,7 @@ async def adaptive_sweep(
         deployments: What could be deployed; equal ones count once.
         loads: The loads of the full grid that `AdaptiveStudy.grid_usd` is about; those of the goals must be among them.
         goals: What is to be known.
-        model: What predicts. A deployment that it does not know is measured for every goal that it competes in.
+        model: What predicts. What it does not know, and figures that it gives no interval of, are measured: nothing else can rule them out.
         backend: How to deploy.
         prompts: What requests say.
         costs: What things cost: gives the price of an hour, and the figures of goals about dollars.

@@ -8,8 +8,7 @@ import attrs
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from tgibench.adaptive._expected import Expected
     from tgibench.adaptive._plan import Plan
     from tgibench.deployments import Deployment
     from tgibench.loads import LoadProfile
@@ -96,7 +95,7 @@ class Finished(Protocol):
 
     plan: Plan
     race: Race
-    deviations: NDArray[np.float64]
+    expected: Expected
     cells: dict[tuple[int, LoadProfile], list[Measurement]]
     failures: list[DeploymentFailure]
     out_of_budget: set[int]
@@ -121,13 +120,13 @@ def outcome_of(sweep: Finished, number: int, goal: Goal) -> GoalOutcome:
         value=None if place is None else float(np.exp(best if goal.lower else -best)),
         decided=winner is not None and not waiting and not hopeful,
         tied=tuple(tied),
-        confidence=sweep.race.confidence(number, sweep.deviations),
+        confidence=sweep.race.confidence(number, sweep.expected.deviations),
         skipped=tuple(_skipped(sweep, number, goal)),
     )
 
 
 def _hopes(sweep: Finished, number: int, column: int) -> bool:
-    hope = sweep.race.predicted[number, column] - sweep.plan.k * sweep.deviations[number, column]
+    hope = sweep.race.predicted[number, column] - sweep.plan.k * sweep.expected.deviations[number, column]
     return bool(hope < sweep.race.best(number))
 
 
@@ -137,7 +136,7 @@ def _skipped(sweep: Finished, number: int, goal: Goal) -> list[Skipped]:
     for column, deployment in enumerate(sweep.plan.deployments):
         if not goal.competes(deployment) or np.isfinite(sweep.race.measured[number, column]):
             continue
-        away = (sweep.race.predicted[number, column] - best) / sweep.deviations[number, column]
+        away = (sweep.race.predicted[number, column] - best) / sweep.expected.deviations[number, column]
         if deployment in failed:
             reason = f"could not be deployed: {failed[deployment]}"
         elif column in sweep.out_of_budget:

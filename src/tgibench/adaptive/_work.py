@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
+from tgibench.adaptive._expected import Expected
 from tgibench.adaptive._outcomes import AdaptiveStudy, outcome_of
 from tgibench.errors import DeployError, TeardownError
 from tgibench.measurements import DeploymentFailure, Study, cell_key
 from tgibench.twin.racing import Race
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tgibench.adaptive._plan import Plan
     from tgibench.endpoints import Endpoint
     from tgibench.loads import LoadProfile
@@ -34,17 +37,14 @@ class Work:
         self.out_of_budget: set[int] = set()
         self.cells: dict[tuple[int, LoadProfile], list[Measurement]] = {}
         self.failures: list[DeploymentFailure] = []
-        predicted = plan.predictions()
-        self.deviations = plan.deviations()
-        self.prices = [plan.usd_per_hour(place, predicted) for place in range(len(plan.deployments))]
-        self.race = Race(plan.scores(predicted), self.deviations, self.prices, plan.k)
+        self.expected = Expected.of(plan)
+        self.race = Race(self.expected.scores, self.expected.deviations, self.expected.usd_per_hour, plan.k)
         self._recall()
 
     def expected_usd(self, deployment: int, goals: list[int]) -> float:
         """What deploying and measuring for these goals would cost."""
-        plan = self.plan
-        seconds = plan.deploy_s + sum(plan.load_s(load) for load in plan.loads_of(goals))
-        return self.prices[deployment] * seconds / _HOUR_S
+        seconds = self._needed_s(deployment, self.plan.loads_of(goals))
+        return self.expected.usd_per_hour[deployment] * seconds / _HOUR_S
 
     async def deploy(self, place: int, goals: list[int]) -> None:
         """Deploy once and measure what could still win, ties again."""
@@ -67,7 +67,7 @@ class Work:
                 self._store.add_failure(self.failures[-1])
         finally:
             self.race.leave(place)
-            self.spent_usd += self.prices[place] * (clock.time() - ordered_s) / _HOUR_S
+            self.spent_usd += self.expected.usd_per_hour[place] * (clock.time() - ordered_s) / _HOUR_S
 
     async def _measure(self, place: int, endpoint: Endpoint, load: LoadProfile, seed: int) -> None:
         plan, task = self.plan, asyncio.current_task()
@@ -95,9 +95,9 @@ class Work:
         for number, goal in enumerate(self.plan.goals):
             if goal.load != load or not goal.competes(self.plan.deployments[place]):
                 continue
-            values = [value for cell in cells if (value := self.plan.value(goal, cell)) is not None]
-            if values:
-                self.race.record(number, place, float(np.mean([goal.score(value) for value in values])))
+            figures = [figure for cell in cells if (figure := self.plan.figure(goal, cell)) is not None]
+            if figures:
+                self.race.record(number, place, float(np.mean([goal.score(figure.value) for figure in figures])))
 
     def _tied(self, place: int, load: LoadProfile, goals: list[int]) -> bool:
         """Whether the cell just measured is too close to another to tell which is better."""
@@ -109,6 +109,9 @@ class Work:
             if np.isfinite(scores).any() and abs(own - np.nanmin(scores)) < self.plan.tie_ratio:
                 return True
         return False
+
+    def _needed_s(self, place: int, loads: Iterable[LoadProfile]) -> float:
+        return self.plan.deploy_s + sum(self.expected.load_s[place, load] for load in loads)
 
     def _recall(self) -> None:
         """Take what the store holds."""
@@ -126,7 +129,10 @@ class Work:
     def result(self) -> AdaptiveStudy:
         """What it came to."""
         plan = self.plan
-        seconds = plan.deploy_s + sum(plan.load_s(load) for load in plan.loads)
+        grid_usd = sum(
+            usd_per_hour * self._needed_s(place, plan.loads) / _HOUR_S
+            for place, usd_per_hour in enumerate(self.expected.usd_per_hour)
+        )
         return AdaptiveStudy(
             study=Study(
                 tuple(cell for cells in self.cells.values() for cell in cells),
@@ -135,6 +141,6 @@ class Work:
             ),
             outcomes=tuple(outcome_of(self, number, goal) for number, goal in enumerate(plan.goals)),
             spent_usd=self.spent_usd,
-            grid_usd=sum(self.prices) * seconds / _HOUR_S,
+            grid_usd=grid_usd,
             deployed=self.deployed,
         )
