@@ -11,6 +11,7 @@ import pytest
 
 import tgibench as tb
 from tgibench import measuring
+from tgibench.backends import LongestTimes
 
 LOAD, HIGH = tb.ClosedLoop(1, duration_s=20), tb.ClosedLoop(10, duration_s=20)
 PROMPTS = tb.PromptLengths(input_tokens=(100, 300), max_new_tokens=20)
@@ -32,12 +33,13 @@ class Machines:
     slow: str = ""
     started: list = attrs.field(factory=list)
     stopped: list = attrs.field(factory=list)
+    ready_after_s: float = 300
     name = "machines"
     source = tb.Source.EMULATED
 
     @asynccontextmanager
     async def deploy(self, deployment):
-        await asyncio.sleep(300)
+        await asyncio.sleep(self.ready_after_s)
         if deployment.instance_type in self.broken:
             raise tb.DeployError(f"no capacity for {deployment.instance_type}")
         self.started.append(deployment.instance_type)
@@ -172,6 +174,94 @@ def test_a_budget_is_kept():
     assert "the budget did not reach" in {skipped.reason for skipped in outcome.skipped}
 
 
+def test_a_tie_is_measured_again_only_as_often_as_the_budget_pays_for():
+    """Two alike for ten minutes each and three repeats wanted: the money is for one, and the tie stays one."""
+    load = tb.ClosedLoop(1, duration_s=600)
+    twin = attrs.evolve(SEVEN[0], revision="same")
+    options = {"goals": [tb.Goal.fastest(load)], "deployments": [SEVEN[0], twin], "loads": [load], "repeats": 3}
+    found = sweep(budget_usd=1.06, **options)
+    assert [cell.provenance.seed for cell in found.study] == [0, 0, 1]
+    assert found.spent_usd <= 1.06
+    assert found.outcomes[0].decided
+    assert len(sweep(**options).study) == 5
+
+
+OPEN = tb.PoissonArrivals(0.5, duration_s=1800)
+COUNTED = tb.ClosedLoop(5, requests=2000)
+STAGES = tb.Stages([tb.ClosedLoop(2, duration_s=30), tb.ClosedLoop(5, requests=500)])
+PAUSING = tb.ClosedLoop(5, requests=200, think_time_s=20)
+
+
+@pytest.mark.parametrize("load", [OPEN, COUNTED, STAGES, PAUSING])
+def test_the_grid_counts_every_load_for_as_long_as_it_takes(load):
+    """Open loads as planned, those of a number of requests as predicted; nothing is saved where everything was measured."""
+    found = sweep(goals=[tb.Goal.fastest(load)], deployments=SEVEN[:1], loads=[load], pause_s=0, deploy_s=300)
+    assert found.grid_usd == pytest.approx(found.spent_usd, rel=0.1)
+    assert found.grid_usd > 1.515 * 400 / 3600
+
+
+@pytest.mark.parametrize("load", [OPEN, COUNTED, STAGES, PAUSING])
+def test_a_budget_is_kept_whatever_limits_the_load(load):
+    """What is expected to take longer than the money lasts is not started; the stages fit."""
+    goals = [tb.Goal.fastest(LOAD, name="short"), tb.Goal.fastest(load, name="long")]
+    found = sweep(goals=goals, deployments=SEVEN[:1], loads=[LOAD, load], budget_usd=1.515 * 700 / 3600, deploy_s=300)
+    assert found.deployed == (load is STAGES)
+    assert found.spent_usd <= 1.515 * 700 / 3600
+
+
+def test_a_load_that_takes_longer_than_the_money_lasts_is_stopped():
+    """Nothing predicts how long so many requests of an unknown model take: the budget stops them, and what was measured before stays."""
+    unknown = attrs.evolve(SEVEN[0], model_id="somebody/else-7b")
+    backend = Machines()
+
+    async def measure(deployment, endpoint, load, *, seed):
+        del endpoint, seed
+        await asyncio.sleep(20 if load == LOAD else 10_000)
+        return tb.measurement_of_row(deployment, load, PROMPTS, server_time_per_token_s=0.02)
+
+    backend.deploy = lambda deployment: Machines.deploy(backend, attrs.evolve(deployment, model_id=SEVEN[0].model_id))
+    goals = [tb.Goal.fastest(load, of="server_time_per_token_s") for load in (LOAD, COUNTED)]
+    found = sweep(backend, goals=goals, deployments=[unknown], loads=[LOAD, COUNTED], measure=measure, budget_usd=1.0)
+    assert [cell.load for cell in found.study] == [LOAD]
+    assert 0.95 < found.spent_usd <= 1.0
+    assert backend.stopped == backend.started
+    assert [outcome.decided for outcome in found.outcomes] == [True, False]
+    assert [skipped.reason for skipped in found.outcomes[1].skipped] == ["the budget did not reach"]
+    assert "what is left of the budget pays for stopping it" in found.study.failures[0].message
+
+
+def test_a_start_that_takes_longer_than_the_money_lasts_is_given_up():
+    """It becomes a failure, and the goal is not decided."""
+    found = sweep(Machines(ready_after_s=6000), deployments=SEVEN[:1], budget_usd=0.3)
+    assert found.spent_usd <= 0.3
+    assert len(found.study) == 0
+    assert "what is left of the budget pays for stopping it" in found.study.failures[0].message
+    assert not found.outcomes[0].decided
+
+
+def test_what_stopping_may_take_is_kept_of_the_budget():
+    """A backend that says so gets the time: what is being started must be given up earlier than what serves."""
+
+    class Lingering(Machines):
+        def longest_times(self, deployment):
+            del deployment
+            return LongestTimes(startup_s=9000, teardown_s=60, abandon_s=600)
+
+    a_second = 1.515 / 3600
+    options = {"deployments": SEVEN[:1], "deploy_s": 300, "pause_s": 0}
+    assert sweep(Lingering(), budget_usd=899 * a_second, **options).deployed == 0
+    assert len(sweep(Lingering(), budget_usd=901 * a_second, **options).study) == 1
+    late = sweep(Lingering(ready_after_s=6000), budget_usd=1000 * a_second, **options)
+    assert late.spent_usd == pytest.approx(400 * a_second)
+
+
+def test_a_machine_that_costs_nothing_needs_no_budget():
+    """A server of one's own: a budget of 0 dollars pays for all of it."""
+    found = sweep(goals=[tb.Goal.fastest(HIGH)], budget_usd=0, costs=tb.FixedCost(0), repeats=0)
+    assert found.outcomes[0].decided
+    assert found.spent_usd == found.grid_usd == 0
+
+
 def test_a_deployment_that_fails_does_not_lose_the_rest():
     """It becomes a failure and the reason for which the goal did without it; the next best is measured."""
     backend = Machines(broken=("ml.g5.2xlarge",))
@@ -254,6 +344,13 @@ def test_workers_share_each_load(monkeypatch):
         ({"measure": print, "executor": "pool", "shards": 2}, "measure says how a load is measured: give executor"),
         ({"deployments": []}, "at least one deployment, load and goal, got 0, 2 and 1"),
         ({"loads": [LOAD]}, "load '10 users' of goal 'cheapest' is not among the loads"),
+        ({"budget_usd": math.nan}, "budget_usd must be a number of at least 0, got nan"),
+        ({"budget_usd": -1}, "budget_usd must be a number of at least 0, got -1"),
+        ({"k": -1}, "k must be a number of at least 0, got -1"),
+        ({"repeats": -1}, "repeats must be a whole number of at least 0, got -1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ({"tie_ratio": math.inf}, "tie_ratio must be a number of at least 0, got inf"),
+        ({"deploy_s": -1}, "deploy_s must be a number of at least 0, got -1"),
         ({"goals": [tb.Goal.cheapest(LOAD, among=lambda _: False)]}, "no deployment competes in goal 'cheapest'"),
     ],
 )

@@ -67,7 +67,9 @@ async def adaptive_sweep(
         backend: How to deploy.
         prompts: What requests say.
         costs: What things cost: gives the price of an hour, and the figures of goals about dollars.
-        budget_usd: No deployment is started whose expected cost would exceed what is left of it; None for no limit.
+        budget_usd: What machines may cost; None for no limit. A deployment, a load or a repeat is started only where what is left pays for
+            what it is expected to take and for stopping the machine afterwards. What takes longer, to become ready or under load, is
+            stopped in time. How long stopping may take the backend says (`tgibench.backends.TimedBackend`); 10 s where it does not.
         k: How cautious to be: 2 misses one winner of nine in some 6 of 100 sweeps (docs/accuracy.md), 0 only verifies predicted winners.
         seed: Of arrivals and prompts.
         store: Folder to which each cell is written at once; cells that it holds are not measured again.
@@ -76,7 +78,7 @@ async def adaptive_sweep(
         tie_ratio: Figures closer than that are a tie.
         repeats: How often a tie is measured again.
         deploy_s: How long a deployment takes to become ready, for the estimates.
-        pause_s: What each load takes beyond its duration, for the estimates.
+        pause_s: What each load takes beyond its own length, for the estimates. A load of a number of requests is as long as predicted.
         on_measurement: Called with each newly finished cell.
         executor: Where the workers of each load come from, as of `tgibench.run_load`; None for this process alone, or if `measure` is
             given.
@@ -84,8 +86,9 @@ async def adaptive_sweep(
         listen: The address of this machine at which workers reach it.
 
     Raises:
-        InvalidValueError: There is no deployment, load or goal, a goal's load is not among the loads, nothing competes in a goal, a
-            goal's load needs more connections than this process may have, or both `measure` and `executor` are given.
+        InvalidValueError: There is no deployment, load or goal, a number is negative or none, a goal's load is not among the loads, nothing
+            competes in a goal, a goal's load needs more connections than this process may have, or both `measure` and `executor` are
+            given.
         TeardownError: Something that was started could not be stopped; nothing further is started then.
         UnknownPrice: A price is not known.
     """
@@ -104,6 +107,7 @@ async def adaptive_sweep(
         backend=backend,
         prompts=prompts,
         costs=costs,
+        budget_usd=budget_usd,
         k=k,
         seed=seed,
         measure=measure or own,
@@ -118,13 +122,7 @@ async def adaptive_sweep(
         measuring.make_room(backend, {goal.load for goal in plan.goals}, seed)
     work = Work(plan, StudyStore(store) if store is not None else None)
     try:
-        while (step := work.race.next()) is not None:
-            deployment, goals_of_it = step
-            if budget_usd is not None and work.spent_usd + work.expected_usd(deployment, goals_of_it) > budget_usd:
-                work.out_of_budget.add(deployment)
-                work.race.leave(deployment)
-                continue
-            await work.deploy(deployment, goals_of_it)
+        await work.run()
     except asyncio.CancelledError:
         work.interrupted = True
     return work.result()

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tgibench.measurements import DeploymentFailure, Measurement, Study
     from tgibench.twin.racing import Goal, Race
 
-__all__ = ["AdaptiveStudy", "Finished", "GoalOutcome", "Skipped", "outcome_of"]
+__all__ = ["OUT_OF_BUDGET", "AdaptiveStudy", "Finished", "GoalOutcome", "Skipped", "outcome_of"]
+
+OUT_OF_BUDGET = "the budget did not reach"
 
 
 @attrs.frozen(kw_only=True)
@@ -98,7 +100,7 @@ class Finished(Protocol):
     expected: Expected
     cells: dict[tuple[int, LoadProfile], list[Measurement]]
     failures: list[DeploymentFailure]
-    out_of_budget: set[int]
+    missed: dict[tuple[int, LoadProfile], str]
     interrupted: bool
 
 
@@ -113,7 +115,11 @@ def outcome_of(sweep: Finished, number: int, goal: Goal) -> GoalOutcome:
         if other != place and scores[other] - best < sweep.plan.tie_ratio
     ]
     waiting = sweep.interrupted and bool(sweep.race.alive(number).any())
-    hopeful = sweep.out_of_budget & {column for column in sweep.out_of_budget if _hopes(sweep, number, column)}
+    hopeful = [
+        column
+        for (column, load), reason in sweep.missed.items()
+        if load == goal.load and reason == OUT_OF_BUDGET and _hopes(sweep, number, column)
+    ]
     return GoalOutcome(
         goal=goal,
         winner=winner,
@@ -132,15 +138,12 @@ def _hopes(sweep: Finished, number: int, column: int) -> bool:
 
 def _skipped(sweep: Finished, number: int, goal: Goal) -> list[Skipped]:
     best, found = sweep.race.best(number), []
-    failed = {failure.deployment: failure.message for failure in sweep.failures}
     for column, deployment in enumerate(sweep.plan.deployments):
         if not goal.competes(deployment) or np.isfinite(sweep.race.measured[number, column]):
             continue
         away = (sweep.race.predicted[number, column] - best) / sweep.expected.deviations[number, column]
-        if deployment in failed:
-            reason = f"could not be deployed: {failed[deployment]}"
-        elif column in sweep.out_of_budget:
-            reason = "the budget did not reach"
+        if (missed := sweep.missed.get((column, goal.load))) is not None:
+            reason = missed
         elif np.isfinite(away) and not _hopes(sweep, number, column):
             worse = np.expm1(sweep.race.predicted[number, column] - best)
             reason = f"predicted {worse:.0%} worse than the winner, {away:.1f} standard deviations of the model's error"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+from attrs import validators
 
 from tgibench.costs import Cost
 from tgibench.errors import InvalidValueError
 from tgibench.figures import figure_of
 from tgibench.stats import Distribution
+from tgibench.validators import not_negative
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,6 +42,11 @@ class Measure(Protocol):
         """Run the load and return the cell."""
 
 
+def _whole(_: object, attribute: attrs.Attribute[int], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidValueError(f"{attribute.name} must be a whole number of at least 0, got {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class Plan:
     """What an adaptive sweep is asked for; `adaptive_sweep` documents the fields."""
@@ -51,13 +58,14 @@ class Plan:
     backend: Backend
     prompts: PromptSource
     costs: CostModel
-    k: float
-    seed: int
+    budget_usd: float | None = attrs.field(validator=validators.optional(not_negative))
+    k: float = attrs.field(validator=not_negative)
+    seed: int = attrs.field(validator=_whole)
     measure: Measure
-    tie_ratio: float
-    repeats: int
-    deploy_s: float
-    pause_s: float
+    tie_ratio: float = attrs.field(validator=not_negative)
+    repeats: int = attrs.field(validator=_whole)
+    deploy_s: float = attrs.field(validator=not_negative)
+    pause_s: float = attrs.field(validator=not_negative)
     on_measurement: Callable[[Measurement], None] | None
 
     def check(self) -> None:

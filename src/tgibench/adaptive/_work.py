@@ -9,7 +9,9 @@ import attrs
 import numpy as np
 
 from tgibench.adaptive._expected import Expected
-from tgibench.adaptive._outcomes import AdaptiveStudy, outcome_of
+from tgibench.adaptive._money import Purse, Stopping
+from tgibench.adaptive._outcomes import OUT_OF_BUDGET, AdaptiveStudy, outcome_of
+from tgibench.costs import HOUR_S
 from tgibench.errors import DeployError, TeardownError
 from tgibench.measurements import DeploymentFailure, Study, cell_key
 from tgibench.twin.racing import Race
@@ -17,6 +19,7 @@ from tgibench.twin.racing import Race
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tgibench.adaptive._money import Meter
     from tgibench.adaptive._plan import Plan
     from tgibench.endpoints import Endpoint
     from tgibench.loads import LoadProfile
@@ -25,49 +28,85 @@ if TYPE_CHECKING:
 
 __all__ = ["Work"]
 
-_HOUR_S = 3600.0
-
 
 class Work:
     """One adaptive sweep's state."""
 
     def __init__(self, plan: Plan, store: StudyStore | None) -> None:
         self.plan, self._store = plan, store
-        self.spent_usd, self.deployed, self.interrupted = 0.0, 0, False
-        self.out_of_budget: set[int] = set()
+        self.deployed, self.interrupted = 0, False
         self.cells: dict[tuple[int, LoadProfile], list[Measurement]] = {}
+        self.missed: dict[tuple[int, LoadProfile], str] = {}
         self.failures: list[DeploymentFailure] = []
+        self._purse = Purse(plan.budget_usd)
         self.expected = Expected.of(plan)
         self.race = Race(self.expected.scores, self.expected.deviations, self.expected.usd_per_hour, plan.k)
         self._recall()
 
-    def expected_usd(self, deployment: int, goals: list[int]) -> float:
-        """What deploying and measuring for these goals would cost."""
-        seconds = self._needed_s(deployment, self.plan.loads_of(goals))
-        return self.expected.usd_per_hour[deployment] * seconds / _HOUR_S
+    async def run(self) -> None:
+        """Deploy and measure until every goal is decided or the budget is used up."""
+        while (step := self.race.next()) is not None:
+            place, goals = step
+            loads = self.plan.loads_of(goals)
+            if self._is_paid_for(place, loads):
+                await self._deploy(place, loads)
+            else:
+                self._miss(place, loads, OUT_OF_BUDGET)
+            self.race.leave(place)
 
-    async def deploy(self, place: int, goals: list[int]) -> None:
+    def _is_paid_for(self, place: int, loads: Iterable[LoadProfile]) -> bool:
+        stopping = Stopping.of(self.plan.backend, self.plan.deployments[place])
+        most_s = max(self._needed_s(place, loads) + stopping.serving_s, self.plan.deploy_s + stopping.starting_s)
+        return most_s <= self._purse.pays_for_s(self.expected.usd_per_hour[place])
+
+    async def _deploy(self, place: int, loads: Iterable[LoadProfile]) -> None:
         """Deploy once and measure what could still win, ties again."""
         plan, clock = self.plan, asyncio.get_running_loop()
-        deployment, ordered_s = plan.deployments[place], clock.time()
+        deployment = plan.deployments[place]
+        stopping = Stopping.of(plan.backend, deployment)
+        meter = self._purse.meter(self.expected.usd_per_hour[place], stopping, ordered_s=clock.time())
         self.deployed += 1
         try:
-            async with plan.backend.deploy(deployment) as endpoint:
-                for load in plan.loads_of(goals):
-                    await self._measure(place, endpoint, load, plan.seed)
-                    repeated = 0
-                    while repeated < plan.repeats and self._tied(place, load, goals):
-                        repeated += 1
-                        await self._measure(place, endpoint, load, plan.seed + repeated)
+            async with asyncio.timeout_at(meter.give_up_at_s) as limit, plan.backend.deploy(deployment) as endpoint:
+                limit.reschedule(meter.stop_at_s)
+                for load in loads:
+                    await self._run(place, endpoint, load, meter)
+                limit.reschedule(None)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            held_s = clock.time() - meter.ordered_s
+            self._fail(place, f"stopped after {held_s:.0f} s: what is left of the budget pays for stopping it")
+            self._miss(place, loads, OUT_OF_BUDGET)
         except TeardownError:
             raise
         except DeployError as error:
-            self.failures.append(DeploymentFailure(deployment, str(error)))
-            if self._store:
-                self._store.add_failure(self.failures[-1])
+            self._fail(place, str(error))
+            self._miss(place, loads, f"could not be deployed: {error}")
         finally:
-            self.race.leave(place)
-            self.spent_usd += self.expected.usd_per_hour[place] * (clock.time() - ordered_s) / _HOUR_S
+            self._purse.settle(meter, gone_s=clock.time())
+
+    def _fail(self, place: int, message: str) -> None:
+        self.failures.append(DeploymentFailure(self.plan.deployments[place], message))
+        if self._store:
+            self._store.add_failure(self.failures[-1])
+
+    def _miss(self, place: int, loads: Iterable[LoadProfile], reason: str) -> None:
+        """Say why those of the loads that were not measured were not."""
+        self.missed |= {(place, load): reason for load in loads if (place, load) not in self.cells}
+
+    async def _run(self, place: int, endpoint: Endpoint, load: LoadProfile, meter: Meter) -> None:
+        """Measure a load as often as it ties and is paid for."""
+        plan, clock, seconds = self.plan, asyncio.get_running_loop(), self.expected.load_s[place, load]
+        for seed in range(plan.seed, plan.seed + plan.repeats + 1):
+            began_s = clock.time()
+            if not meter.pays_for(seconds, from_s=began_s):
+                self._miss(place, [load], OUT_OF_BUDGET)
+                return
+            await self._measure(place, endpoint, load, seed)
+            seconds = clock.time() - began_s
+            if not self._tied(place, load):
+                return
 
     async def _measure(self, place: int, endpoint: Endpoint, load: LoadProfile, seed: int) -> None:
         plan, task = self.plan, asyncio.current_task()
@@ -99,10 +138,10 @@ class Work:
             if figures:
                 self.race.record(number, place, float(np.mean([goal.score(figure.value) for figure in figures])))
 
-    def _tied(self, place: int, load: LoadProfile, goals: list[int]) -> bool:
+    def _tied(self, place: int, load: LoadProfile) -> bool:
         """Whether the cell just measured is too close to another to tell which is better."""
-        for number in goals:
-            if self.plan.goals[number].load != load:
+        for number, goal in enumerate(self.plan.goals):
+            if goal.load != load:
                 continue
             scores = np.delete(self.race.measured[number], place)
             own = self.race.measured[number, place]
@@ -130,7 +169,7 @@ class Work:
         """What it came to."""
         plan = self.plan
         grid_usd = sum(
-            usd_per_hour * self._needed_s(place, plan.loads) / _HOUR_S
+            usd_per_hour * self._needed_s(place, plan.loads) / HOUR_S
             for place, usd_per_hour in enumerate(self.expected.usd_per_hour)
         )
         return AdaptiveStudy(
@@ -140,7 +179,7 @@ class Work:
                 interrupted=self.interrupted,
             ),
             outcomes=tuple(outcome_of(self, number, goal) for number, goal in enumerate(plan.goals)),
-            spent_usd=self.spent_usd,
+            spent_usd=self._purse.spent_usd,
             grid_usd=grid_usd,
             deployed=self.deployed,
         )
