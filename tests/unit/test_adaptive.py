@@ -202,10 +202,11 @@ def test_the_grid_counts_every_load_for_as_long_as_it_takes(load):
 
 @pytest.mark.parametrize("load", [OPEN, COUNTED, STAGES, PAUSING])
 def test_a_budget_is_kept_whatever_limits_the_load(load):
-    """What is expected to take longer than the money lasts is not started; the stages fit."""
+    """What is expected to take longer than the money lasts is left out; what fits beside it is measured."""
     goals = [tb.Goal.fastest(LOAD, name="short"), tb.Goal.fastest(load, name="long")]
     found = sweep(goals=goals, deployments=SEVEN[:1], loads=[LOAD, load], budget_usd=1.515 * 700 / 3600, deploy_s=300)
-    assert found.deployed == (load is STAGES)
+    assert [cell.load for cell in found.study] == ([LOAD, load] if load is STAGES else [LOAD])
+    assert [outcome.decided for outcome in found.outcomes] == [True, load is STAGES]
     assert found.spent_usd <= 1.515 * 700 / 3600
 
 
@@ -270,6 +271,127 @@ def test_a_deployment_that_fails_does_not_lose_the_rest():
     assert found.outcomes[0].winner.deployment == SEVEN[1]
     assert any("could not be deployed" in skipped.reason for skipped in found.outcomes[0].skipped)
     assert found.spent_usd > 1.515 * 300 / 3600
+
+
+def test_what_cannot_be_deployed_leaves_no_doubt():
+    """The likeliest winner cannot be had: what is left decides the goal, and the confidence is about that."""
+    found = sweep(Machines(broken=("ml.g5.2xlarge",)), goals=[tb.Goal.cheapest(HIGH)], k=9)
+    (outcome,) = found.outcomes
+    assert outcome.decided
+    assert outcome.confidence == 1
+
+
+def test_a_load_that_fails_for_want_of_workers_does_not_lose_the_rest(tmp_path):
+    """It becomes a failure with the load's name; as that deployment could still win, the goal is not decided."""
+
+    async def measure(deployment, endpoint, load, *, seed):
+        del endpoint, seed
+        if deployment == SEVEN[0]:
+            raise tb.WorkerError("all 2 workers were lost")
+        return tb.measurement_of_row(deployment, load, PROMPTS, server_time_per_token_s=0.02, output_throughput_tps=50)
+
+    backend = Machines()
+    found = sweep(backend, measure=measure, deployments=SEVEN[:2], store=tmp_path)
+    assert backend.started == backend.stopped == ["ml.g5.2xlarge", "ml.g5.12xlarge"]
+    assert [(failure.message, failure.load) for failure in found.study.failures] == [
+        ("all 2 workers were lost", "10 users")
+    ]
+    assert found.study.failures == tb.read_study(tmp_path).failures
+    (outcome,) = found.outcomes
+    assert outcome.winner.deployment == SEVEN[1]
+    assert not outcome.decided
+    assert [skipped.reason for skipped in outcome.skipped] == ["could not be measured: all 2 workers were lost"]
+
+
+def test_a_goal_is_decided_by_its_own_measurements_when_another_is_out_of_money(tmp_path):
+    """All that one needs is in the store; for the other there is no money, and it alone is not decided."""
+    goals = [tb.Goal.fastest(LOAD, name="low"), tb.Goal.fastest(HIGH, name="high")]
+    options = {"deployments": SEVEN[:2], "store": tmp_path, "k": 9}
+    assert len(sweep(goals=goals[:1], repeats=0, **options).study) == 2
+    low, high = sweep(goals=goals, budget_usd=0, **options).outcomes
+    assert low.decided
+    assert low.skipped == ()
+    assert not high.decided
+    assert high.sentence == "high: nothing was measured"
+    assert {skipped.reason for skipped in high.skipped} == {"the budget did not reach"}
+
+
+@pytest.mark.parametrize("of", ["queue_s", "tpot_s", "latency_s", "largest_gap_s"])
+def test_figures_that_are_none_or_nothing_end_no_sweep(of):
+    """Waits of 0 s, and times between tokens of answers that have one."""
+    prompts = tb.PromptLengths(input_tokens=(100, 300), max_new_tokens=1)
+    found = sweep(goals=[tb.Goal.fastest(LOAD, of=of)], deployments=SEVEN[:2], prompts=prompts, loads=[LOAD])
+    (outcome,) = found.outcomes
+    assert len(found.study) + len(outcome.skipped) - len(outcome.without_figure) == 2
+    if outcome.winner is None:
+        assert outcome.sentence == f"fastest: 2 measured, none with a {of}"
+        assert not outcome.decided
+
+
+def test_nothing_is_better_than_a_wait_of_nothing():
+    """The first that has none wins, and the others need not be measured."""
+    found = sweep(goals=[tb.Goal.fastest(LOAD, of="queue_s")], deployments=SEVEN[:2])
+    (outcome,) = found.outcomes
+    assert outcome.value == 0
+    assert outcome.decided
+    assert outcome.confidence == 1
+    assert len(found.study) == 1
+    assert [skipped.reason for skipped in outcome.skipped] == ["nothing is better than the winner's queue_s of 0"]
+
+
+def test_measurements_without_a_figure_are_told_from_none():
+    """A server that refuses every request was measured; the outcome says what is wanting, and of how many requests."""
+    long = tb.PromptLengths(input_tokens=(1500,), max_new_tokens=50)
+    found = sweep(deployments=SEVEN[:2], prompts=long)
+    (outcome,) = found.outcomes
+    assert len(found.study) == 2
+    assert outcome.sentence == "cheapest: 2 measured, none with a usd_per_million_output_tokens"
+    assert not outcome.decided
+    assert len(outcome.without_figure) == 2
+    for skipped in outcome.skipped:
+        assert skipped.reason.startswith("measured, but without a usd_per_million_output_tokens: 0 of ")
+
+
+def test_an_open_load_is_measured_where_nothing_predicts_it():
+    """The closed form knows none: each deployment that competes is measured, at prices that need no prediction."""
+    goal = tb.Goal.fastest(OPEN, among=lambda deployment: deployment in SEVEN[:2])
+    found = sweep(goals=[goal], deployments=SEVEN[:3], loads=[OPEN])
+    assert {cell.deployment for cell in found.study} == set(SEVEN[:2])
+    assert found.outcomes[0].decided
+    assert found.outcomes[0].confidence == 1
+
+
+def test_the_price_of_an_hour_is_a_goal_too():
+    """It is known: the first measurement decides."""
+    found = sweep(goals=[tb.Goal(name="least an hour", load=LOAD, of="usd_per_hour")])
+    (outcome,) = found.outcomes
+    assert len(found.study) == 1
+    assert outcome.value == 1.515
+    assert outcome.confidence == 1
+    assert "worse than the winner, by a figure that is known" in outcome.skipped[0].reason
+
+
+def test_start_ups_that_are_paid_for_are_known_of_each_cell():
+    """A cost model that counts them has what it needs, before and after measuring."""
+    costs = tb.InstanceHours(tb.PriceTable.builtin(as_of="2023-09"), hours_per_start=1)
+    found = sweep(costs=costs, deploy_s=300)
+    assert [cell.provenance.ready_after_s for cell in found.study] == [300]
+    assert found.outcomes[0].decided
+    assert len(found.outcomes[0].skipped) == 3
+
+
+def test_a_figure_of_ones_own_is_a_goal_where_one_measures_oneself():
+    """It stands in the measurements' `extra`; nothing predicts it, so that all are measured."""
+
+    async def measure(deployment, endpoint, load, *, seed):
+        del endpoint, seed
+        row = tb.measurement_of_row(deployment, load, PROMPTS, server_time_per_token_s=0.02)
+        watts = tb.Estimate(100.0 * deployment.tensor_parallel)
+        return attrs.evolve(row, metrics=attrs.evolve(row.metrics, extra={"watts": watts}))
+
+    found = sweep(goals=[tb.Goal(name="least power", load=LOAD, of="watts")], measure=measure)
+    assert found.outcomes[0].value == pytest.approx(100)
+    assert len(found.study) == 4
 
 
 def test_a_second_sweep_over_a_store_measures_nothing_again(tmp_path):
@@ -351,6 +473,19 @@ def test_workers_share_each_load(monkeypatch):
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"tie_ratio": math.inf}, "tie_ratio must be a number of at least 0, got inf"),
         ({"deploy_s": -1}, "deploy_s must be a number of at least 0, got -1"),
+        (
+            {"goals": [tb.Goal.fastest(LOAD, of="speed")]},
+            "goal 'fastest': there is no figure 'speed'; there are .* and of costs",
+        ),
+        ({"goals": [tb.Goal.fastest(LOAD, of="window")]}, "goal 'fastest': there is no figure 'window'"),
+        (
+            {"goals": [tb.Goal(name="g", load=LOAD, of="goodput_rps")]},
+            "goal 'g': goodput_rps is counted against an SLO",
+        ),
+        (
+            {"costs": tb.PerToken(0, 2.0), "loads": [OPEN], "goals": [tb.Goal.fastest(OPEN)]},
+            "knows no price of an hour",
+        ),
         ({"goals": [tb.Goal.cheapest(LOAD, among=lambda _: False)]}, "no deployment competes in goal 'cheapest'"),
     ],
 )

@@ -56,7 +56,8 @@ async def adaptive_sweep(
     """Measure the deployments that could still win a goal, cheapest first, until every goal is decided.
 
     A deployment is left out of a goal when it would have to be better than predicted by more than `k` standard deviations of the model's
-    errors to beat what was measured already. Each deployment is deployed once. A measurement within `tie_ratio` of the best so far is
+    errors to beat what was measured already. Each deployment is deployed once; one that cannot be deployed, or whose load fails for want
+    of workers, becomes a `DeploymentFailure` and the sweep goes on. A measurement within `tie_ratio` of the best so far is
     repeated at once with another seed instead of sweeping more, and the better known mean counts.
 
     Args:
@@ -86,9 +87,9 @@ async def adaptive_sweep(
         listen: The address of this machine at which workers reach it.
 
     Raises:
-        InvalidValueError: There is no deployment, load or goal, a number is negative or none, a goal's load is not among the loads, nothing
-            competes in a goal, a goal's load needs more connections than this process may have, or both `measure` and `executor` are
-            given.
+        InvalidValueError: There is no deployment, load or goal; a number is negative or not one; a goal's load is not among the loads, or
+            needs more connections than this process may have; nothing competes in a goal, or no measurement has its figure; the price of
+            an hour is not known; or both `measure` and `executor` are given.
         TeardownError: Something that was started could not be stopped; nothing further is started then.
         UnknownPrice: A price is not known.
     """
@@ -118,6 +119,7 @@ async def adaptive_sweep(
         on_measurement=on_measurement,
     )
     plan.check()
+    plan.check_figures(others=measure is not None)
     if measure is None and executor is None:
         measuring.make_room(backend, {goal.load for goal in plan.goals}, seed)
     work = Work(plan, StudyStore(store) if store is not None else None)

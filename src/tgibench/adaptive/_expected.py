@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
 from tgibench.errors import InvalidValueError
 from tgibench.loads import ClosedLoop, ClosedPhase, planned_s
-from tgibench.measurements import Measurement
-from tgibench.metrics import Metrics
 from tgibench.predictions import predict_study
-from tgibench.provenance import Provenance, Source
+from tgibench.provenance import Source
 from tgibench.stats import Estimate
 
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from tgibench.adaptive._plan import Plan
     from tgibench.deployments import Deployment
     from tgibench.loads import LoadProfile
+    from tgibench.measurements import Measurement
 
     Predicted = dict[tuple[Deployment, LoadProfile], Measurement]
 
@@ -75,7 +74,7 @@ def _predicted(plan: Plan) -> Predicted:
             study = predict_study(plan.deployments, [load], plan.prompts, model=plan.model, seed=plan.seed)
         except InvalidValueError:  # the load is none that the closed form knows: only measurements tell
             continue
-        found |= {(cell.deployment, load): _as(plan.backend.source, cell) for cell in study}
+        found |= {(cell.deployment, load): _as_measured(plan, cell) for cell in study}
     return found
 
 
@@ -99,27 +98,13 @@ def _figures(plan: Plan, predicted: Predicted) -> tuple[NDArray[np.float64], NDA
 def _usd_per_hour(plan: Plan, deployment: Deployment, predicted: Predicted) -> float:
     """A price of an hour may depend on the load, where tokens are billed: then any prediction tells it."""
     own = (cell for (owner, _), cell in predicted.items() if owner == deployment)
-    like = next(itertools.chain(own, predicted.values(), [_unknown(plan, deployment)]))
+    like = next(itertools.chain(own, predicted.values(), [plan.nothing_known_of(deployment)]))
     cost = plan.costs.cost(attrs.evolve(like, deployment=deployment)).usd_per_hour
     if cost is None:
         raise InvalidValueError(
             f"the cost model knows no price of an hour of {deployment.label}, by which sweeps are planned"
         )
     return cost.value
-
-
-def _unknown(plan: Plan, deployment: Deployment) -> Measurement:
-    """A cell of which nothing is known."""
-    nothing: dict[str, Any] = dict.fromkeys(field.name for field in attrs.fields(Metrics))
-    nothing |= {"counts": {"succeeded": 0, "failed": 0}, "failures": {}, "tokens_from": {}, "extra": {}}
-    return Measurement(
-        deployment=deployment,
-        load=plan.loads[0],
-        prompts=plan.prompts.identity,
-        metrics=Metrics(**nothing),
-        source=Source.PREDICTED,
-        provenance=Provenance(backend=plan.backend.name),
-    )
 
 
 def _load_s(plan: Plan, deployment: Deployment, load: LoadProfile, predicted: Predicted) -> float:
@@ -145,10 +130,11 @@ def _rate_rps(cell: Measurement) -> float | None:
     return None if rate is None else rate.value
 
 
-def _as(source: Source, predicted: Measurement) -> Measurement:
+def _as_measured(plan: Plan, predicted: Measurement) -> Measurement:
     """A prediction in the terms of what it will be held against: published rows have the study's derived tokens/s only."""
+    predicted = attrs.evolve(predicted, provenance=attrs.evolve(predicted.provenance, ready_after_s=plan.deploy_s))
     counted, derived = predicted.metrics.output_throughput_tps, predicted.metrics.littles_law_throughput_tps
-    if source is not Source.PUBLISHED or counted is None or derived is None or counted.value <= 0:
+    if plan.backend.source is not Source.PUBLISHED or counted is None or derived is None or counted.value <= 0:
         return predicted
     ends = counted.interval
     interval = None if ends is None else (ends[0] * derived / counted.value, ends[1] * derived / counted.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from attrs import validators
@@ -10,6 +10,9 @@ from attrs import validators
 from tgibench.costs import Cost
 from tgibench.errors import InvalidValueError
 from tgibench.figures import figure_of
+from tgibench.measurements import Measurement
+from tgibench.metrics import Metrics
+from tgibench.provenance import Provenance, Source
 from tgibench.stats import Distribution
 from tgibench.validators import not_negative
 
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from tgibench.deployments import Deployment
     from tgibench.endpoints import Endpoint
     from tgibench.loads import LoadProfile
-    from tgibench.measurements import Measurement
     from tgibench.requests import PromptSource
     from tgibench.stats import Estimate
     from tgibench.twin.performance import PerformanceModel
@@ -31,6 +33,8 @@ __all__ = ["COST_FIGURES", "Measure", "Plan"]
 
 COST_FIGURES = frozenset(field.name for field in attrs.fields(Cost)) - {"run_usd", "prices", "basis"}
 """Names of the figures of `Cost`."""
+
+_METRICS = frozenset(field.name for field in attrs.fields(Metrics)) | {"throughput_tps"}
 
 
 class Measure(Protocol):
@@ -80,6 +84,35 @@ class Plan:
                 raise InvalidValueError(f"the load {goal.load.label!r} of goal {goal.name!r} is not among the loads")
             if not any(goal.competes(deployment) for deployment in self.deployments):
                 raise InvalidValueError(f"no deployment competes in goal {goal.name!r}")
+
+    def check_figures(self, *, others: bool) -> None:
+        """Refuse figures that no measurement has; `others` says whether there may be more than a run's own."""
+        for goal in self.goals:
+            if goal.of in COST_FIGURES or (others and goal.of not in _METRICS):
+                continue
+            try:
+                figure_of(self.nothing_known_of(self.deployments[0]), goal.of)
+            except InvalidValueError as error:
+                costs = ", ".join(sorted(COST_FIGURES))
+                raise InvalidValueError(f"goal {goal.name!r}: {error}; and of costs {costs}") from error
+            if goal.of == "goodput_rps" and not others:
+                raise InvalidValueError(
+                    f"goal {goal.name!r}: goodput_rps is counted against an SLO: give a measure that has one, such as "
+                    "functools.partial(tgibench.measure, backend=…, prompts=…, slo=…)"
+                )
+
+    def nothing_known_of(self, deployment: Deployment) -> Measurement:
+        """A cell without a figure."""
+        nothing: dict[str, Any] = dict.fromkeys(field.name for field in attrs.fields(Metrics))
+        nothing |= {"counts": {"succeeded": 0, "failed": 0}, "failures": {}, "tokens_from": {}, "extra": {}}
+        return Measurement(
+            deployment=deployment,
+            load=self.loads[0],
+            prompts=self.prompts.identity,
+            metrics=Metrics(**nothing),
+            source=Source.PREDICTED,
+            provenance=Provenance(backend=self.backend.name),
+        )
 
     def figure(self, goal: Goal, measurement: Measurement) -> Estimate | None:
         """A measurement's figure for a goal: of a distribution the median; None where it has none."""

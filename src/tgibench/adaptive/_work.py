@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,7 +13,7 @@ from tgibench.adaptive._expected import Expected
 from tgibench.adaptive._money import Purse, Stopping
 from tgibench.adaptive._outcomes import OUT_OF_BUDGET, AdaptiveStudy, outcome_of
 from tgibench.costs import HOUR_S
-from tgibench.errors import DeployError, TeardownError
+from tgibench.errors import DeployError, TeardownError, WorkerError
 from tgibench.measurements import DeploymentFailure, Study, cell_key
 from tgibench.twin.racing import Race
 
@@ -27,6 +28,23 @@ if TYPE_CHECKING:
     from tgibench.storage import StudyStore
 
 __all__ = ["Work"]
+
+
+@attrs.frozen
+class _Machine:
+    """A deployment that serves.
+
+    Args:
+        place: Its number in the plan.
+        endpoint: Where its requests go.
+        meter: How long it is paid for.
+        ready_after_s: Seconds from the order until it was ready.
+    """
+
+    place: int
+    endpoint: Endpoint
+    meter: Meter
+    ready_after_s: float = attrs.field(kw_only=True)
 
 
 class Work:
@@ -47,17 +65,23 @@ class Work:
         """Deploy and measure until every goal is decided or the budget is used up."""
         while (step := self.race.next()) is not None:
             place, goals = step
-            loads = self.plan.loads_of(goals)
-            if self._is_paid_for(place, loads):
+            loads = self._paid_for(place, self.plan.loads_of(goals))
+            if loads:
                 await self._deploy(place, loads)
-            else:
-                self._miss(place, loads, OUT_OF_BUDGET)
+            self._miss(place, self.plan.loads_of(goals), OUT_OF_BUDGET)
             self.race.leave(place)
 
-    def _is_paid_for(self, place: int, loads: Iterable[LoadProfile]) -> bool:
+    def _paid_for(self, place: int, loads: Iterable[LoadProfile]) -> list[LoadProfile]:
+        """Those of the loads that what is left pays for when the deployment is started for them, in their order."""
+        found: list[LoadProfile] = []
         stopping = Stopping.of(self.plan.backend, self.plan.deployments[place])
-        most_s = max(self._needed_s(place, loads) + stopping.serving_s, self.plan.deploy_s + stopping.starting_s)
-        return most_s <= self._purse.pays_for_s(self.expected.usd_per_hour[place])
+        left_s = self._purse.pays_for_s(self.expected.usd_per_hour[place])
+        if self.plan.deploy_s + stopping.starting_s > left_s:
+            return found
+        for load in loads:
+            if self._needed_s(place, [*found, load]) + stopping.serving_s <= left_s:
+                found.append(load)
+        return found
 
     async def _deploy(self, place: int, loads: Iterable[LoadProfile]) -> None:
         """Deploy once and measure what could still win, ties again."""
@@ -66,60 +90,73 @@ class Work:
         stopping = Stopping.of(plan.backend, deployment)
         meter = self._purse.meter(self.expected.usd_per_hour[place], stopping, ordered_s=clock.time())
         self.deployed += 1
+        machine: _Machine | None = None
+        load: LoadProfile | None = None
         try:
             async with asyncio.timeout_at(meter.give_up_at_s) as limit, plan.backend.deploy(deployment) as endpoint:
                 limit.reschedule(meter.stop_at_s)
+                machine = _Machine(place, endpoint, meter, ready_after_s=clock.time() - meter.ordered_s)
                 for load in loads:
-                    await self._run(place, endpoint, load, meter)
+                    await self._run(machine, load)
                 limit.reschedule(None)
         except TimeoutError:
             if not limit.expired():
                 raise
             held_s = clock.time() - meter.ordered_s
-            self._fail(place, f"stopped after {held_s:.0f} s: what is left of the budget pays for stopping it")
-            self._miss(place, loads, OUT_OF_BUDGET)
+            self._fail(place, load, f"stopped after {held_s:.0f} s: what is left of the budget pays for stopping it")
         except TeardownError:
             raise
-        except DeployError as error:
-            self._fail(place, str(error))
-            self._miss(place, loads, f"could not be deployed: {error}")
+        except (DeployError, WorkerError) as error:
+            self._fail(place, load, str(error))
+            self._miss(place, loads, f"could not be {'deployed' if machine is None else 'measured'}: {error}")
+            if machine is None and isinstance(error, DeployError):
+                self.race.withdraw(place)
         finally:
             self._purse.settle(meter, gone_s=clock.time())
 
-    def _fail(self, place: int, message: str) -> None:
-        self.failures.append(DeploymentFailure(self.plan.deployments[place], message))
+    def _fail(self, place: int, load: LoadProfile | None, message: str) -> None:
+        label = None if load is None else load.label
+        self.failures.append(DeploymentFailure(self.plan.deployments[place], message, label))
         if self._store:
             self._store.add_failure(self.failures[-1])
 
     def _miss(self, place: int, loads: Iterable[LoadProfile], reason: str) -> None:
-        """Say why those of the loads that were not measured were not."""
-        self.missed |= {(place, load): reason for load in loads if (place, load) not in self.cells}
+        """Say why those of the loads that were not measured were not, where nothing else was said of them."""
+        for load in loads:
+            if (place, load) not in self.cells:
+                self.missed.setdefault((place, load), reason)
 
-    async def _run(self, place: int, endpoint: Endpoint, load: LoadProfile, meter: Meter) -> None:
+    async def _run(self, machine: _Machine, load: LoadProfile) -> None:
         """Measure a load as often as it ties and is paid for."""
-        plan, clock, seconds = self.plan, asyncio.get_running_loop(), self.expected.load_s[place, load]
+        plan, clock, place = self.plan, asyncio.get_running_loop(), machine.place
+        seconds = self.expected.load_s[place, load]
         for seed in range(plan.seed, plan.seed + plan.repeats + 1):
             began_s = clock.time()
-            if not meter.pays_for(seconds, from_s=began_s):
-                self._miss(place, [load], OUT_OF_BUDGET)
+            if not machine.meter.pays_for(seconds, from_s=began_s):
                 return
-            await self._measure(place, endpoint, load, seed)
+            await self._measure(machine, load, seed)
             seconds = clock.time() - began_s
             if not self._tied(place, load):
                 return
 
-    async def _measure(self, place: int, endpoint: Endpoint, load: LoadProfile, seed: int) -> None:
-        plan, task = self.plan, asyncio.current_task()
+    async def _measure(self, machine: _Machine, load: LoadProfile, seed: int) -> None:
+        plan, task, place = self.plan, asyncio.current_task(), machine.place
         deployment = plan.deployments[place]
-        found = await plan.measure(deployment, endpoint, load, seed=seed)
+        found = await plan.measure(deployment, machine.endpoint, load, seed=seed)
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
+        told = found.provenance
         measurement = attrs.evolve(
             found,
             deployment=deployment,
             load=load,
             prompts=plan.prompts.identity,
-            provenance=attrs.evolve(found.provenance, backend=plan.backend.name, seed=seed),
+            provenance=attrs.evolve(
+                told,
+                backend=plan.backend.name,
+                seed=seed,
+                ready_after_s=machine.ready_after_s if told.ready_after_s is None else told.ready_after_s,
+            ),
         )
         if self._store:
             self._store.add(measurement)
@@ -135,17 +172,15 @@ class Work:
             if goal.load != load or not goal.competes(self.plan.deployments[place]):
                 continue
             figures = [figure for cell in cells if (figure := self.plan.figure(goal, cell)) is not None]
-            if figures:
-                self.race.record(number, place, float(np.mean([goal.score(figure.value) for figure in figures])))
+            scores = [goal.score(figure.value) for figure in figures] or [math.inf]
+            self.race.record(number, place, float(np.mean(scores)))
 
     def _tied(self, place: int, load: LoadProfile) -> bool:
         """Whether the cell just measured is too close to another to tell which is better."""
         for number, goal in enumerate(self.plan.goals):
-            if goal.load != load:
-                continue
-            scores = np.delete(self.race.measured[number], place)
-            own = self.race.measured[number, place]
-            if np.isfinite(scores).any() and abs(own - np.nanmin(scores)) < self.plan.tie_ratio:
+            own, others = self.race.measured[number, place], np.delete(self.race.measured[number], place)
+            best = np.fmin.reduce(others, initial=math.inf)
+            if goal.load == load and np.isfinite(own) and np.isfinite(best) and abs(own - best) < self.plan.tie_ratio:
                 return True
         return False
 
