@@ -386,12 +386,15 @@ def test_a_figure_of_ones_own_is_a_goal_where_one_measures_oneself():
     async def measure(deployment, endpoint, load, *, seed):
         del endpoint, seed
         row = tb.measurement_of_row(deployment, load, PROMPTS, server_time_per_token_s=0.02)
-        watts = tb.Estimate(100.0 * deployment.tensor_parallel)
+        watts = tb.Estimate(math.nan if deployment == SEVEN[3] else 100.0 * deployment.tensor_parallel)
         return attrs.evolve(row, metrics=attrs.evolve(row.metrics, extra={"watts": watts}))
 
     found = sweep(goals=[tb.Goal(name="least power", load=LOAD, of="watts")], measure=measure)
-    assert found.outcomes[0].value == pytest.approx(100)
+    (outcome,) = found.outcomes
+    assert outcome.value == pytest.approx(100)
     assert len(found.study) == 4
+    assert [cell.deployment for cell in outcome.without_figure] == [SEVEN[3]]
+    assert [skipped.reason for skipped in outcome.skipped] == ["measured, but without a watts"]
 
 
 def test_a_second_sweep_over_a_store_measures_nothing_again(tmp_path):

@@ -68,14 +68,10 @@ class Expected:
 def _predicted(plan: Plan) -> Predicted:
     """Of each deployment that the model knows, under each load that its closed form knows."""
     numbered = (loop for load in plan.loads for loop, _ in _numbered(load, plan.seed))
-    found: Predicted = {}
-    for load in dict.fromkeys([*(goal.load for goal in plan.goals), *numbered]):
-        try:
-            study = predict_study(plan.deployments, [load], plan.prompts, model=plan.model, seed=plan.seed)
-        except InvalidValueError:  # the load is none that the closed form knows: only measurements tell
-            continue
-        found |= {(cell.deployment, load): _as_measured(plan, cell) for cell in study}
-    return found
+    loads = dict.fromkeys([*(goal.load for goal in plan.goals), *numbered])
+    known = [load for load in loads if isinstance(load, ClosedLoop) and not load.think_time_s]
+    study = predict_study(plan.deployments, known, plan.prompts, model=plan.model, seed=plan.seed)
+    return {(cell.deployment, cell.load): _as_measured(plan, cell) for cell in study}
 
 
 def _figures(plan: Plan, predicted: Predicted) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

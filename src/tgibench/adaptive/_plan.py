@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -117,13 +118,13 @@ class Plan:
     def figure(self, goal: Goal, measurement: Measurement) -> Estimate | None:
         """A measurement's figure for a goal: of a distribution the median; None where it has none."""
         metrics = measurement.metrics
+        figure: Estimate | None = None
         if goal.of in COST_FIGURES:
-            figure: Estimate | None = getattr(self.costs.cost(measurement), goal.of)
-            return figure
-        value = getattr(metrics, goal.of, metrics.extra.get(goal.of))
-        if value is None and goal.of != "throughput_tps":
-            return None
-        return figure_of(measurement, goal.of, 0.5 if isinstance(value, Distribution) else None).estimate
+            figure = getattr(self.costs.cost(measurement), goal.of)
+        elif goal.of in _METRICS or goal.of in metrics.extra:
+            value = getattr(metrics, goal.of, metrics.extra.get(goal.of))
+            figure = figure_of(measurement, goal.of, 0.5 if isinstance(value, Distribution) else None).estimate
+        return None if figure is None or math.isnan(figure.value) else figure
 
     def loads_of(self, goals: Iterable[int]) -> tuple[LoadProfile, ...]:
         """The loads of these goals, each once."""
