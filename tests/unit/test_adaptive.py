@@ -57,9 +57,10 @@ def sweep(backend=None, goals=(CHEAPEST,), deployments=SEVEN, loads=(LOAD, HIGH)
 
 def test_only_what_could_win_is_deployed_and_measured():
     """The cheapest at 10 users is the small machine; the others are left out by the model's margin, and the reasons say so."""
-    backend = Machines()
-    found = sweep(backend)
+    backend, told = Machines(), []
+    found = sweep(backend, on_measurement=told.append)
     assert backend.started == backend.stopped == ["ml.g5.2xlarge"]
+    assert tuple(told) == found.study.measurements
     assert [cell.load for cell in found.study] == [HIGH]
     (outcome,) = found.outcomes
     assert outcome.winner.deployment == SEVEN[0]
@@ -395,6 +396,41 @@ def test_a_figure_of_ones_own_is_a_goal_where_one_measures_oneself():
     assert len(found.study) == 4
     assert [cell.deployment for cell in outcome.without_figure] == [SEVEN[3]]
     assert [skipped.reason for skipped in outcome.skipped] == ["measured, but without a watts"]
+
+
+def test_published_rows_are_predicted_as_they_were_published():
+    """Their tokens/s are the study's derived ones, and the interval is as wide as that of counted ones."""
+    backend = Machines()
+    backend.source = tb.Source.PUBLISHED
+    predicted = tb.predict(SEVEN[0], HIGH, PROMPTS).metrics
+
+    async def measure(deployment, endpoint, load, *, seed):
+        del endpoint, seed
+        best = 1.5 * predicted.littles_law_throughput_tps
+        return tb.measurement_of_row(deployment, load, PROMPTS, output_throughput_tps=best)
+
+    found = sweep(backend, goals=[tb.Goal.highest_throughput(HIGH)], measure=measure, deployments=SEVEN[:2], repeats=0)
+    low, high = predicted.output_throughput_tps.interval
+    away = math.log(1.5) / (math.log(high / low) / (2 * 1.96))
+    (skipped,) = found.outcomes[0].skipped
+    assert skipped.deployment == SEVEN[0]
+    assert skipped.reason == f"predicted 50% worse than the winner, {away:.1f} standard deviations of the model's error"
+
+
+@pytest.mark.parametrize("error", [tb.TeardownError("the endpoint is left"), TimeoutError("of somebody else")])
+def test_what_is_no_ordinary_failure_ends_the_sweep(error, tmp_path):
+    """What could not be stopped, and a time limit that is not the budget's, pass; finished cells are in the store."""
+
+    class Clinging(Machines):
+        @asynccontextmanager
+        async def deploy(self, deployment):
+            async with super().deploy(deployment) as endpoint:
+                yield endpoint
+            raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        sweep(Clinging(), store=tmp_path, budget_usd=100)
+    assert len(tb.read_study(tmp_path)) == 1
 
 
 def test_a_second_sweep_over_a_store_measures_nothing_again(tmp_path):

@@ -140,10 +140,8 @@ def _reason(sweep: Finished, number: int, goal: Goal, column: int) -> str:
         return _without_figure(goal, sweep.cells[column, goal.load][0])
     if (column, goal.load) in sweep.missed:
         return sweep.missed[column, goal.load]
-    if race.alive(number)[column]:
-        return "the sweep ended before its turn"
     if race.open(number)[column]:
-        return "it was let go before the winner's repeats showed that it could still win"
+        return "the sweep ended before its turn"
     if np.isneginf(best):
         return f"nothing is better than the winner's {goal.of} of 0"
     gap, deviation = race.predicted[number, column] - best, sweep.expected.deviations[number, column]
