@@ -8,14 +8,16 @@ import attrs
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from tgibench.adaptive._expected import Expected
     from tgibench.adaptive._plan import Plan
     from tgibench.deployments import Deployment
-    from tgibench.measurements import DeploymentFailure, Measurement, Study
+    from tgibench.loads import LoadProfile
+    from tgibench.measurements import Measurement, Study
     from tgibench.twin.racing import Goal, Race
 
-__all__ = ["AdaptiveStudy", "Finished", "GoalOutcome", "Skipped", "outcome_of"]
+__all__ = ["OUT_OF_BUDGET", "AdaptiveStudy", "Finished", "GoalOutcome", "Skipped", "outcome_of"]
+
+OUT_OF_BUDGET = "the budget did not reach"
 
 
 @attrs.frozen(kw_only=True)
@@ -37,12 +39,15 @@ class GoalOutcome:
 
     Args:
         goal: Which.
-        winner: The measurement that won; None where nothing could be measured.
+        winner: The measurement that won; None where none gave the figure.
         value: Its figure.
-        decided: Whether no other deployment could still win; False when the budget ran out or the sweep was interrupted.
+        decided: Whether no other deployment could still win; False without a winner, and where one that could win was not measured: the
+            budget ran out, the sweep was interrupted, or its load failed. One that cannot be deployed cannot win.
         tied: Measurements of other deployments within the tie's ratio of the winner.
-        confidence: The chance that none of those that were skipped is better, by the model's errors (independent ones).
-        skipped: What was not measured for it, and why.
+        confidence: The chance that none of those that were not measured is better, by the model's errors (independent ones); 0 where
+            nothing is predicted of one of them.
+        skipped: What it did without, and why.
+        without_figure: Measurements that gave no such figure.
     """
 
     goal: Goal
@@ -52,12 +57,14 @@ class GoalOutcome:
     tied: tuple[Measurement, ...]
     confidence: float
     skipped: tuple[Skipped, ...]
+    without_figure: tuple[Measurement, ...] = ()
 
     @property
     def sentence(self) -> str:
         """The outcome in one sentence."""
         if self.winner is None or self.value is None:
-            return f"{self.goal.name}: nothing was measured"
+            found = f"{len(self.without_figure)} measured, none with a {self.goal.of}"
+            return f"{self.goal.name}: {found if self.without_figure else 'nothing was measured'}"
         tie = f", tied with {', '.join(other.deployment.label for other in self.tied)}" if self.tied else ""
         how = f"confidence {self.confidence:.0%}" if self.decided else "not decided"
         return (
@@ -74,7 +81,8 @@ class AdaptiveStudy:
         study: The cells that were measured, and what failed.
         outcomes: Of each goal.
         spent_usd: Paid for machines by this call, from the order to deploy until they were let go; cells from the store cost nothing.
-        grid_usd: What measuring every deployment under every load would have cost, each deployed once: an estimate.
+        grid_usd: What measuring every deployment under every load would have cost, each deployed once: an estimate. A load of a number of
+            requests counts for as long as predicted, and for none of its length where no deployment's is.
         deployed: How many deployments were started.
     """
 
@@ -95,56 +103,55 @@ class Finished(Protocol):
 
     plan: Plan
     race: Race
-    deviations: NDArray[np.float64]
-    cells: dict[tuple[int, str], list[Measurement]]
-    failures: list[DeploymentFailure]
-    out_of_budget: set[int]
-    interrupted: bool
+    expected: Expected
+    cells: dict[tuple[int, LoadProfile], list[Measurement]]
+    missed: dict[tuple[int, LoadProfile], str]
 
 
 def outcome_of(sweep: Finished, number: int, goal: Goal) -> GoalOutcome:
     """What became of a goal."""
-    place = sweep.race.winner(number)
-    winner = None if place is None else sweep.cells[place, goal.load.label][0]
-    best, scores = sweep.race.best(number), sweep.race.measured[number]
-    tied = [
-        sweep.cells[other, goal.load.label][0]
-        for other in np.flatnonzero(np.isfinite(scores)).tolist()
-        if other != place and scores[other] - best < sweep.plan.tie_ratio
-    ]
-    waiting = sweep.interrupted and bool(sweep.race.alive(number).any())
-    hopeful = sweep.out_of_budget & {column for column in sweep.out_of_budget if _hopes(sweep, number, column)}
+    race, scores = sweep.race, sweep.race.measured[number]
+    place, best = race.winner(number), race.best(number)
+    cells = {column: sweep.cells[column, goal.load][0] for column in np.flatnonzero(~np.isnan(scores)).tolist()}
     return GoalOutcome(
         goal=goal,
-        winner=winner,
+        winner=None if place is None else cells[place],
         value=None if place is None else float(np.exp(best if goal.lower else -best)),
-        decided=winner is not None and not waiting and not hopeful,
-        tied=tuple(tied),
-        confidence=sweep.race.confidence(number, sweep.deviations),
-        skipped=tuple(_skipped(sweep, number, goal)),
+        decided=place is not None and not race.open(number).any(),
+        tied=tuple(
+            cell
+            for column, cell in cells.items()
+            if place not in {None, column} and (scores[column] == best or scores[column] - best < sweep.plan.tie_ratio)
+        ),
+        confidence=race.confidence(number, sweep.expected.deviations),
+        skipped=tuple(
+            Skipped(deployment=deployment, reason=_reason(sweep, number, goal, column))
+            for column, deployment in enumerate(sweep.plan.deployments)
+            if goal.competes(deployment) and not scores[column] < np.inf
+        ),
+        without_figure=tuple(cell for column, cell in cells.items() if scores[column] == np.inf),
     )
 
 
-def _hopes(sweep: Finished, number: int, column: int) -> bool:
-    hope = sweep.race.predicted[number, column] - sweep.plan.k * sweep.deviations[number, column]
-    return bool(hope < sweep.race.best(number))
+def _reason(sweep: Finished, number: int, goal: Goal, column: int) -> str:
+    """Why a goal did without a deployment."""
+    race, best = sweep.race, sweep.race.best(number)
+    if (column, goal.load) in sweep.cells:
+        return _without_figure(goal, sweep.cells[column, goal.load][0])
+    if (column, goal.load) in sweep.missed:
+        return sweep.missed[column, goal.load]
+    if race.open(number)[column]:
+        return "the sweep ended before its turn"
+    if np.isneginf(best):
+        return f"nothing is better than the winner's {goal.of} of 0"
+    gap, deviation = race.predicted[number, column] - best, sweep.expected.deviations[number, column]
+    away = (
+        f"{gap / deviation:.1f} standard deviations of the model's error" if deviation else "by a figure that is known"
+    )
+    return f"predicted {np.expm1(gap):.0%} worse than the winner, {away}"
 
 
-def _skipped(sweep: Finished, number: int, goal: Goal) -> list[Skipped]:
-    best, found = sweep.race.best(number), []
-    failed = {failure.deployment: failure.message for failure in sweep.failures}
-    for column, deployment in enumerate(sweep.plan.deployments):
-        if not goal.competes(deployment) or np.isfinite(sweep.race.measured[number, column]):
-            continue
-        away = (sweep.race.predicted[number, column] - best) / sweep.deviations[number, column]
-        if deployment in failed:
-            reason = f"could not be deployed: {failed[deployment]}"
-        elif column in sweep.out_of_budget:
-            reason = "the budget did not reach"
-        elif np.isfinite(away) and not _hopes(sweep, number, column):
-            worse = np.expm1(sweep.race.predicted[number, column] - best)
-            reason = f"predicted {worse:.0%} worse than the winner, {away:.1f} standard deviations of the model's error"
-        else:
-            reason = "the sweep ended before its turn"
-        found.append(Skipped(deployment=deployment, reason=reason))
-    return found
+def _without_figure(goal: Goal, cell: Measurement) -> str:
+    counts = cell.metrics.counts
+    requests = f": {counts['succeeded']} of {counts['issued']} requests succeeded" if "issued" in counts else ""
+    return f"measured, but without a {goal.of}{'' if goal.lower else ' above 0'}{requests}"

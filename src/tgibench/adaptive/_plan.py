@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import math
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
-import numpy as np
+from attrs import validators
 
+from tgibench.costs import Cost
 from tgibench.errors import InvalidValueError
 from tgibench.figures import figure_of
-from tgibench.loads import ClosedLoop
-from tgibench.predictions import predict_study
-from tgibench.provenance import Source
+from tgibench.measurements import Measurement
+from tgibench.metrics import Metrics
+from tgibench.provenance import Provenance, Source
+from tgibench.stats import Distribution
+from tgibench.validators import not_negative
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterable
 
     from tgibench.backends import Backend
     from tgibench.costs import CostModel
     from tgibench.deployments import Deployment
     from tgibench.endpoints import Endpoint
     from tgibench.loads import LoadProfile
-    from tgibench.measurements import Measurement
     from tgibench.requests import PromptSource
+    from tgibench.stats import Estimate
     from tgibench.twin.performance import PerformanceModel
     from tgibench.twin.racing import Goal
 
-    Predicted = dict[tuple[Deployment, str], Measurement]
+__all__ = ["COST_FIGURES", "Measure", "Plan"]
 
-__all__ = ["Measure", "Plan"]
+COST_FIGURES = frozenset(field.name for field in attrs.fields(Cost)) - {"run_usd", "prices", "basis"}
+"""Names of the figures of `Cost`."""
+
+_METRICS = frozenset(field.name for field in attrs.fields(Metrics)) | {"throughput_tps"}
 
 
 class Measure(Protocol):
@@ -40,6 +45,11 @@ class Measure(Protocol):
         self, deployment: Deployment, endpoint: Endpoint, load: LoadProfile, *, seed: int
     ) -> Measurement:
         """Run the load and return the cell."""
+
+
+def _whole(_: object, attribute: attrs.Attribute[int], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidValueError(f"{attribute.name} must be a whole number of at least 0, got {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -53,13 +63,14 @@ class Plan:
     backend: Backend
     prompts: PromptSource
     costs: CostModel
-    k: float
-    seed: int
+    budget_usd: float | None = attrs.field(validator=validators.optional(not_negative))
+    k: float = attrs.field(validator=not_negative)
+    seed: int = attrs.field(validator=_whole)
     measure: Measure
-    tie_ratio: float
-    repeats: int
-    deploy_s: float
-    pause_s: float
+    tie_ratio: float = attrs.field(validator=not_negative)
+    repeats: int = attrs.field(validator=_whole)
+    deploy_s: float = attrs.field(validator=not_negative)
+    pause_s: float = attrs.field(validator=not_negative)
     on_measurement: Callable[[Measurement], None] | None
 
     def check(self) -> None:
@@ -75,73 +86,46 @@ class Plan:
             if not any(goal.competes(deployment) for deployment in self.deployments):
                 raise InvalidValueError(f"no deployment competes in goal {goal.name!r}")
 
-    def value(self, goal: Goal, measurement: Measurement) -> float | None:
-        """A measurement's figure."""
-        cost = self.costs.cost(measurement)
-        figure = (
-            getattr(cost, goal.of)
-            if hasattr(cost, goal.of)
-            else figure_of(measurement, goal.of, _quantile(goal)).estimate
-        )
-        return None if figure is None else float(figure.value)
+    def check_figures(self, *, others: bool) -> None:
+        """Refuse figures that no measurement has; `others` says whether there may be more than a run's own."""
+        for goal in self.goals:
+            if goal.of in COST_FIGURES or (others and goal.of not in _METRICS):
+                continue
+            try:
+                figure_of(self.nothing_known_of(self.deployments[0]), goal.of)
+            except InvalidValueError as error:
+                costs = ", ".join(sorted(COST_FIGURES))
+                raise InvalidValueError(f"goal {goal.name!r}: {error}; and of costs {costs}") from error
+            if goal.of == "goodput_rps" and not others:
+                raise InvalidValueError(
+                    f"goal {goal.name!r}: goodput_rps is counted against an SLO: give a measure that has one, such as "
+                    "functools.partial(tgibench.measure, backend=…, prompts=…, slo=…)"
+                )
 
-    def load_s(self, load: LoadProfile) -> float:
-        """How long a load takes, as far as can be known."""
-        duration_s = load.duration_s if isinstance(load, ClosedLoop) else None
-        return (duration_s or 0.0) + self.pause_s
-
-    def predictions(self) -> Predicted:
-        """What the model says of each deployment under each goal's load."""
-        loads = {goal.load.label: goal.load for goal in self.goals if isinstance(goal.load, ClosedLoop)}
-        study = predict_study(self.deployments, loads.values(), self.prompts, model=self.model, seed=self.seed)
-        return {(cell.deployment, cell.load.label): _as(self.backend.source, cell) for cell in study}
-
-    def scores(self, predicted: Predicted) -> NDArray[np.float64]:
-        """Of goals (rows) and deployments (columns): see `Race`."""
-        scores = np.full((len(self.goals), len(self.deployments)), np.nan)
-        for row, goal in enumerate(self.goals):
-            for column, deployment in enumerate(self.deployments):
-                if not goal.competes(deployment):
-                    continue
-                cell = predicted.get((deployment, goal.load.label))
-                value = None if cell is None else self.value(goal, cell)
-                scores[row, column] = -np.inf if value is None else goal.score(value)
-        return scores
-
-    def deviations(self) -> NDArray[np.float64]:
-        """Of the scores: the model's errors."""
-        spreads = [self.model.spread_of(deployment) for deployment in self.deployments]
-        return np.array(
-            [
-                [spread.time_per_token if goal.of.endswith("_s") else spread.throughput for spread in spreads]
-                for goal in self.goals
-            ]
+    def nothing_known_of(self, deployment: Deployment) -> Measurement:
+        """A cell without a figure."""
+        nothing: dict[str, Any] = dict.fromkeys(field.name for field in attrs.fields(Metrics))
+        nothing |= {"counts": {"succeeded": 0, "failed": 0}, "failures": {}, "tokens_from": {}, "extra": {}}
+        return Measurement(
+            deployment=deployment,
+            load=self.loads[0],
+            prompts=self.prompts.identity,
+            metrics=Metrics(**nothing),
+            source=Source.PREDICTED,
+            provenance=Provenance(backend=self.backend.name),
         )
 
-    def usd_per_hour(self, place: int, predicted: Predicted) -> float:
-        """The price of a deployment's hour."""
-        deployment = self.deployments[place]
-        like = next((cell for (owner, _), cell in predicted.items() if owner == deployment), None)
-        if like is None:
-            some = next(iter(predicted.values()), None)
-            if some is None:
-                raise InvalidValueError("the model can predict none of the deployments: use tgibench.sweep")
-            like = attrs.evolve(some, deployment=deployment)
-        cost = self.costs.cost(like).usd_per_hour
-        if cost is None:
-            raise InvalidValueError(
-                f"the cost model knows no price of an hour of {deployment.label}, by which sweeps are planned"
-            )
-        return cost.value
+    def figure(self, goal: Goal, measurement: Measurement) -> Estimate | None:
+        """A measurement's figure for a goal: of a distribution the median; None where it has none."""
+        metrics = measurement.metrics
+        figure: Estimate | None = None
+        if goal.of in COST_FIGURES:
+            figure = getattr(self.costs.cost(measurement), goal.of)
+        elif goal.of in _METRICS or goal.of in metrics.extra:
+            value = getattr(metrics, goal.of, metrics.extra.get(goal.of))
+            figure = figure_of(measurement, goal.of, 0.5 if isinstance(value, Distribution) else None).estimate
+        return None if figure is None or math.isnan(figure.value) else figure
 
-
-def _quantile(goal: Goal) -> float | None:
-    return None if goal.of.endswith(("_tps", "_rps")) else 0.5
-
-
-def _as(source: Source, predicted: Measurement) -> Measurement:
-    """A prediction in the terms of what it will be held against: published rows have the study's derived tokens/s only."""
-    if source is not Source.PUBLISHED:
-        return predicted
-    metrics = attrs.evolve(predicted.metrics, output_throughput_tps=None)
-    return attrs.evolve(predicted, source=source, metrics=metrics)
+    def loads_of(self, goals: Iterable[int]) -> tuple[LoadProfile, ...]:
+        """The loads of these goals, each once."""
+        return tuple(dict.fromkeys(self.goals[goal].load for goal in goals))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Goal", "Race"]
 
+_LEAST_DEVIATION = 1e-9  # of figures that are known, such as the price of an hour
+
 
 @attrs.frozen(kw_only=True)
 class Goal:
@@ -74,8 +76,9 @@ class Goal:
         return self.among is None or self.among(deployment)
 
     def score(self, value: float) -> float:
-        """The logarithm, signed so that less is better."""
-        return math.log(value) if self.lower else -math.log(value)
+        """The logarithm, signed so that less is better; infinite of 0, which is the best of times and dollars and the worst of rates."""
+        logarithm = math.log(value) if value > 0 else -math.inf
+        return logarithm if self.lower else -logarithm
 
 
 class Race:
@@ -93,32 +96,40 @@ class Race:
         self._hopes = predicted - k * deviations
         self._prices = np.asarray(prices, dtype=np.float64)
         self._gone = np.zeros(predicted.shape[1], dtype=bool)
+        self._out = self._gone.copy()
 
     def record(self, goal: int, deployment: int, score: float) -> None:
-        """A measurement's score."""
+        """A measurement's score; infinity where it gave no figure, which never wins."""
         self.measured[goal, deployment] = score
 
     def leave(self, deployment: int) -> None:
-        """The deployment is not to be deployed again, or cannot be."""
+        """The deployment is not to be deployed again."""
         self._gone[deployment] = True
+
+    def withdraw(self, deployment: int) -> None:
+        """The deployment cannot be had: it wins nothing that it was not measured for."""
+        self.leave(deployment)
+        self._out[deployment] = True
 
     def best(self, goal: int) -> float:
         """The best measured score; infinity before the first."""
-        scores = self.measured[goal]
-        return float(np.nanmin(scores)) if np.isfinite(scores).any() else math.inf
+        return float(np.fmin.reduce(self.measured[goal], initial=math.inf))
 
     def winner(self, goal: int) -> int | None:
         """The deployment measured best; None before the first."""
-        return int(np.nanargmin(self.measured[goal])) if np.isfinite(self.measured[goal]).any() else None
+        return int(np.nanargmin(self.measured[goal])) if self.best(goal) < math.inf else None
+
+    def open(self, goal: int) -> NDArray[np.bool_]:
+        """Which deployments were not measured and could still win."""
+        hopeful = self._hopes[goal] < self.best(goal)
+        return np.asarray(hopeful & np.isnan(self.measured[goal]) & ~self._out)
 
     def alive(self, goal: int) -> NDArray[np.bool_]:
-        """Which deployments were not measured and could still win."""
-        with np.errstate(invalid="ignore"):
-            hopeful = self._hopes[goal] < self.best(goal)
-        return np.asarray(hopeful & np.isnan(self.measured[goal]) & ~self._gone)
+        """Which of them may still be deployed."""
+        return np.asarray(self.open(goal) & ~self._gone)
 
     def next(self) -> tuple[int, list[int]] | None:
-        """What to deploy next and for which goals to measure it; None when every goal is decided.
+        """What to deploy next and for which goals to measure it; None when nothing is alive.
 
         Among the likeliest winners of the undecided goals, the one whose hour costs least: it may rule out the dearer ones.
         """
@@ -134,9 +145,13 @@ class Race:
         return chosen, [goal for goal, hopeful in enumerate(alive) if hopeful[chosen]]
 
     def confidence(self, goal: int, deviations: Numbers) -> float:
-        """The chance that none of those ruled out by prediction alone is better than the winner, were errors independent."""
-        best, unmeasured = self.best(goal), np.isnan(self.measured[goal]) & np.isfinite(self.predicted[goal])
-        if not np.isfinite(best):
-            return 0.0
-        gaps = (self.predicted[goal] - best)[unmeasured] / deviations[goal][unmeasured]
+        """The chance that none of those that were not measured is better than the winner, were the model's errors independent.
+
+        0 before the first measurement and where nothing is predicted of one of them. Those that cannot be had do not count.
+        """
+        best = self.best(goal)
+        if math.isinf(best):
+            return 0.0 if best > 0 else 1.0
+        rivals = np.isnan(self.measured[goal]) & ~np.isnan(self.predicted[goal]) & ~self._out
+        gaps = (self.predicted[goal] - best)[rivals] / np.maximum(deviations[goal][rivals], _LEAST_DEVIATION)
         return float(np.prod([0.5 * (1 + math.erf(gap / math.sqrt(2))) for gap in gaps]))
