@@ -194,11 +194,11 @@ def _limits_met(question: Question, policy: EngineSettings, users: float, room: 
 
 def _too_short(question: Question, policy: EngineSettings) -> Iterator[str]:
     """Prefills are taken to stall everybody: with few decodes between them, many stall nobody."""
-    output, users = question.prompts.output_tokens, question.users
+    longest, users = question.prompts.longest_output, question.users
     least = max(_SHORT_ANSWER, _SHORT_ANSWER_OF_A_USER * users) if policy.chunked_prefill else _SHORT_ANSWER
-    if users > 1 and output < least:
+    if users > 1 and longest < least:
         yield (
-            f"the closed form is rough for answers of {output:.0f} tokens under {users:g} users of a replica: "
+            f"the closed form is rough for answers of {longest:.0f} tokens under {users:g} users of a replica: "
             'method="simulation" knows better'
         )
 
@@ -285,7 +285,7 @@ def _metrics(question: Question, figures: dict[str, float], spread: Spread) -> M
     requests = max(1, round(figures["requests"] * replicas))
     latency_s = figures["latency_s"] + question.round_trip_s
     tpot_s, ttft_s = figures["tpot_s"], figures["ttft_s"]
-    told = users <= 1 or output >= _SHORTEST_ANSWER
+    told = users <= 1 or longest >= _SHORTEST_ANSWER
 
     def of(deviation: float, *, mean: float | None = None, p50: float | None = None) -> Distribution:
         return _spread(Distribution(count=requests, mean=mean, p50=p50), deviation)
