@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
+from tgibench.measurements import DeploymentFailure, Measurement, Study
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tgibench.conductors import RunProgress
     from tgibench.deployments import Deployment
     from tgibench.errors import TgibenchError
@@ -50,9 +52,7 @@ class SweepResults:
     Args:
         deployments: The sweep's.
         loads: The sweep's.
-        prompts: The `identity` of the prompt source.
-        seed: Of every cell.
-        backend: The backend's name.
+        key: Gives the key of a deployment's cell under a load.
         store: Where cells are kept; what it holds is taken at once. None for nowhere.
         keep_chunk_times: Whether it keeps per-request and per-chunk columns too.
     """
@@ -62,16 +62,14 @@ class SweepResults:
         deployments: tuple[Deployment, ...],
         loads: tuple[LoadProfile, ...],
         *,
-        prompts: str,
-        seed: int,
-        backend: str,
+        key: Callable[[Deployment, LoadProfile], str],
         store: StudyStore | None,
         keep_chunk_times: bool,
     ) -> None:
         self.deployments, self.loads = deployments, loads
         self._store, self._keep_chunk_times = store, keep_chunk_times
         self._keys = {
-            (place, number): cell_key(deployment, load, prompts=prompts, seed=seed, backend=backend)
+            (place, number): key(deployment, load)
             for (place, deployment), (number, load) in itertools.product(enumerate(deployments), enumerate(loads))
         }
         self._cells: dict[tuple[int, int], Measurement] = {}

@@ -68,7 +68,8 @@ async def sweep(
         backend: How to deploy.
         prompts: What requests say.
         seed: Of arrivals and prompts; the same for every cell, so that cells differ in nothing else.
-        store: Folder to which each finished cell is written at once. Cells that it holds already are not measured again.
+        store: Folder to which each finished cell is written at once. Cells that it holds already are not measured again: those of the
+            same deployment, load, prompts, seed, backend (its `identity`), timeouts and SLO.
         on_measurement: Called with each newly finished cell.
         on_progress: Called on the event loop whenever something moved; keep it short.
         timeouts: Limits of each request.
@@ -115,9 +116,7 @@ async def sweep(
     results = SweepResults(
         deployments,
         loads,
-        prompts=prompts.identity,
-        seed=seed,
-        backend=backend.name,
+        key=plan.key,
         store=StudyStore(store) if store is not None else None,
         keep_chunk_times=keep_chunk_times,
     )
