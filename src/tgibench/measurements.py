@@ -96,8 +96,8 @@ class Measurement:
         slo: What its goodput counts by; None where none was given, and of older results.
         warnings: What a reader must be warned of, in plain sentences (see `tgibench.checks`).
         client: What the client itself may have done to the figures; None where nothing was measured, and of older results.
-        partial: Whether its load was cut off before its end by a budget: the figures are of the part that was measured, and a sweep that
-            finds such a cell in its store measures it again.
+        partial: Whether its load stopped before its end, cut off by a budget or given up after failures in a row: the figures are of the
+            part that was measured, and a sweep that finds such a cell in its store measures it again.
     """
 
     deployment: Deployment
@@ -157,7 +157,7 @@ class Study:
     """What a sweep measured.
 
     Args:
-        measurements: The cells that were finished, and what there is of those that were cut off, in the order of the sweep.
+        measurements: The cells that were finished, and what there is of those that stopped early, in the order of the sweep.
         failures: What could not be measured, and why; in that order too.
         interrupted: Whether the sweep was stopped before its end.
     """

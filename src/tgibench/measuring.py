@@ -172,7 +172,7 @@ async def run_cell(
         load: How many and when.
         ready_after_s: Seconds from the order to deploy until it was ready; None when it already ran.
         on_progress: See `tgibench.run_load`.
-        why_cancelled: Asked when the run was cancelled: why, where it was not by the caller. The cell is then a part.
+        why_cancelled: Asked when the run was cancelled: why, where it was not by the caller.
         facts: Asked after the run: what else identifies it.
     """
     began_at = datetime.now(UTC)
@@ -226,7 +226,7 @@ async def run_cell(
         slo=plan.slo,
         warnings=(*warnings_of(metrics, log, floor=floor), *view.warnings),
         client=client_influence(metrics, log, floor),
-        partial=reason is not None,
+        partial=log.stopped is not None,
     )
     return measurement, log
 

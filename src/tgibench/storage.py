@@ -86,7 +86,7 @@ class StudyStore:
         return None if found is None or found.partial else found
 
     def part(self, key: str) -> Measurement | None:
-        """What is stored of a cell whose load was cut off; None otherwise."""
+        """What is stored of a cell whose load stopped before its end; None otherwise."""
         found = self._measurements.get(key)
         return found if found is not None and found.partial else None
 

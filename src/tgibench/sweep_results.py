@@ -32,7 +32,7 @@ class Progress:
     Args:
         deployment: Label of the deployment that moved.
         load: Label of its load at work; None while the deployment is being made ready.
-        cells_done: Cells finished, those found in the store included.
+        cells_done: Cells finished, those found in the store included, and those that will not be.
         cells_total: Cells in all.
         run: Progress of the load at work; None between loads.
         at_work: Deployments that are being made ready, loaded or stopped at this moment.
@@ -74,7 +74,10 @@ class SweepResults:
         }
         self._cells: dict[tuple[int, int], Measurement] = {}
         self._failures: dict[int, DeploymentFailure] = {}
-        self.cells_done = 0  # finished, or given up
+        self._settled: set[tuple[int, int]] = (
+            set()
+        )  # nothing is left to do for them here; one that gave up is for another sweep
+        self.cells_done = 0  # run, or of a deployment that failed
         if store:
             store.expect(self._keys.values())
             self._recall(store)
@@ -85,14 +88,14 @@ class SweepResults:
         return len(self._keys)
 
     def wanted(self, place: int) -> list[int]:
-        """The loads of a deployment that are not finished."""
-        cells = (self._cells.get((place, number)) for number in range(len(self.loads)))
-        return [number for number, cell in enumerate(cells) if cell is None or cell.partial]
+        """The loads of a deployment that are still to be run."""
+        return [number for number in range(len(self.loads)) if (place, number) not in self._settled]
 
-    def add(self, place: int, number: int, measurement: Measurement, log: RequestLog) -> None:
-        """A cell is finished, or cut off."""
+    def add(self, place: int, number: int, measurement: Measurement, log: RequestLog, *, cut_off: bool) -> None:
+        """A load was run to its end or until it gave up, or it was cut off."""
         self._cells[place, number] = measurement
-        self.cells_done += not measurement.partial
+        if not cut_off:
+            self._settle(place, number)
         if self._store:
             self._store.add(measurement, log if self._keep_chunk_times else None)
 
@@ -110,10 +113,15 @@ class SweepResults:
         return Study(_in_order(self._cells), _in_order(self._failures), interrupted=interrupted)
 
     def _recall(self, store: StudyStore) -> None:
-        for place, key in self._keys.items():
+        for (place, number), key in self._keys.items():
             if found := store.finished(key) or store.part(key):
-                self._cells[place] = found
-                self.cells_done += not found.partial
+                self._cells[place, number] = found
+                if not found.partial:
+                    self._settle(place, number)
+
+    def _settle(self, place: int, number: int) -> None:
+        self._settled.add((place, number))
+        self.cells_done += 1
 
 
 def _in_order(found: dict[Place, T]) -> tuple[T, ...]:
