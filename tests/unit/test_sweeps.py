@@ -138,6 +138,31 @@ def test_a_cell_that_stopped_early_is_kept_and_measured_again(tmp_path, answered
     assert tb.read_study(tmp_path) == well == sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
 
 
+def test_a_failure_is_read_back_until_its_deployment_is_measured(tmp_path):
+    """What a later sweep measured failed no longer; what failed again is one failure, as last told."""
+    ill = sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+    assert tb.read_study(tmp_path) == ill == sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+    assert tb.read_study(tmp_path) == ill
+    half = sweep(FakeBackend(broken=("large",)), store=tmp_path)
+    assert [failure.deployment.instance_type for failure in half.failures] == ["large"]
+    assert tb.read_study(tmp_path) == half
+    whole = sweep(FakeBackend(), store=tmp_path)
+    assert whole.failures == ()
+    assert tb.read_study(tmp_path) == whole
+
+
+def test_a_failure_after_a_measurement_of_its_deployment_is_read_back(tmp_path):
+    """One load was measured, then its machines were gone: both are told, also after a sweep that could not go on."""
+    first = tb.virtual_time.run(
+        tb.sweep(DEPLOYMENTS[:1], LOADS[:1], backend=FakeBackend(), prompts=PROMPTS, store=tmp_path)
+    )
+    broken = sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+    assert broken.measurements == first.measurements
+    assert len(broken.failures) == 2
+    assert tb.read_study(tmp_path) == broken == sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+    assert tb.read_study(tmp_path) == broken
+
+
 def test_another_seed_is_another_cell(tmp_path):
     """What was measured under one seed does not stand for another."""
     sweep(FakeBackend(), store=tmp_path)
