@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -13,12 +14,12 @@ from tgibench.provenance import Source
 from tgibench.stats import Estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tgibench.client_limits import ClientInfluence
     from tgibench.deployments import Deployment
     from tgibench.loads import LoadProfile
-    from tgibench.metrics import Metrics
+    from tgibench.metrics import SLO, Metrics
     from tgibench.provenance import Provenance
 
 __all__ = ["DeploymentFailure", "Measurement", "Study", "cell_key", "describe_load"]
@@ -41,16 +42,43 @@ def _nested_load(instance: object, attribute: attrs.Attribute[object] | None, va
     return value
 
 
-def cell_key(deployment: Deployment, load: LoadProfile, *, prompts: str, seed: int | None, backend: str) -> str:
-    """A hash of what is measured: 16 hex digits, equal for equal cells on every machine."""
-    cell = {
+def cell_key(
+    deployment: Deployment,
+    load: LoadProfile,
+    *,
+    prompts: str,
+    seed: int | None,
+    backend: str,
+    timeouts: Mapping[str, float] | None = None,
+    slo: SLO | None = None,
+) -> str:
+    """A hash of what is measured: 16 hex digits, equal for equal cells on every machine.
+
+    Args:
+        deployment: What is deployed.
+        load: How it is loaded.
+        prompts: The `identity` of the prompt source.
+        seed: Of arrivals and prompts.
+        backend: The backend's `identity`, or its name where it has none.
+        timeouts: Those limits of each request that are not the defaults.
+        slo: What goodput counts by.
+    """
+    cell: dict[str, object] = {
         "deployment": deployment.described(),
         "load": describe_load(load),
         "prompts": prompts,
         "seed": seed,
         "backend": backend,
     }
+    if timeouts:
+        cell["timeouts"] = {name: float(limit_s) for name, limit_s in timeouts.items()}
+    if slo is not None:
+        cell["slo"] = {name: float(limit_s) for name, limit_s in attrs.asdict(slo).items() if limit_s is not None}
     return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _frozen_limits(limits: Mapping[str, float]) -> Mapping[str, float]:
+    return MappingProxyType(dict(limits))
 
 
 @attrs.frozen(kw_only=True)
@@ -64,10 +92,12 @@ class Measurement:
         metrics: What came out.
         source: How the numbers were come by.
         provenance: What one must know to judge or repeat the run.
+        timeouts: Those limits of each request, in seconds, that were not the defaults, by their names in `tgibench.Timeouts`.
+        slo: What its goodput counts by; None where none was given, and of older results.
         warnings: What a reader must be warned of, in plain sentences (see `tgibench.checks`).
         client: What the client itself may have done to the figures; None where nothing was measured, and of older results.
-        partial: Whether its load was cut off before its end by a budget: the figures are of the part that was measured, and a sweep that
-            finds such a cell in its store measures it again.
+        partial: Whether its load stopped before its end, cut off by a budget or given up after failures in a row: the figures are of the
+            part that was measured, and a sweep that finds such a cell in its store measures it again.
     """
 
     deployment: Deployment
@@ -76,19 +106,23 @@ class Measurement:
     metrics: Metrics
     source: Source
     provenance: Provenance
+    timeouts: Mapping[str, float] = attrs.field(factory=dict, converter=_frozen_limits, hash=False)
+    slo: SLO | None = None
     warnings: tuple[str, ...] = ()
     client: ClientInfluence | None = None
     partial: bool = False
 
     @property
     def key(self) -> str:
-        """A hash of what was measured: deployment, load, prompts, seed and backend. Equal keys are the same cell."""
+        """A hash of what was measured: deployment, load, prompts, seed, backend, timeouts and SLO. Equal keys are the same cell."""
         return cell_key(
             self.deployment,
             self.load,
             prompts=self.prompts,
             seed=self.provenance.seed,
-            backend=self.provenance.backend,
+            backend=self.provenance.backend_identity or self.provenance.backend,
+            timeouts=self.timeouts,
+            slo=self.slo,
         )
 
     @property
@@ -123,7 +157,7 @@ class Study:
     """What a sweep measured.
 
     Args:
-        measurements: The cells that were finished, and what there is of those that were cut off, in the order of the sweep.
+        measurements: The cells that were finished, and what there is of those that stopped early, in the order of the sweep.
         failures: What could not be measured, and why; in that order too.
         interrupted: Whether the sweep was stopped before its end.
     """

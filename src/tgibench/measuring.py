@@ -12,12 +12,14 @@ import attrs
 
 from tgibench import virtual_time
 from tgibench._version import __version__
+from tgibench.backends import identity_of
 from tgibench.checks import warnings_of
 from tgibench.client_limits import client_influence
 from tgibench.endpoints import ServerView, StartedEndpoint, StartUp, WatchedEndpoint
 from tgibench.floor_cache import remembered_floor
+from tgibench.identities import changed
 from tgibench.loads import most_in_flight
-from tgibench.measurements import Measurement
+from tgibench.measurements import Measurement, cell_key
 from tgibench.metrics import Metrics
 from tgibench.open_files import make_room_for
 from tgibench.provenance import Provenance, Source
@@ -54,6 +56,29 @@ class CellPlan:
     shards: int | None = None
     listen: str = "127.0.0.1"
     budget: Budget | None = None
+    backend_identity: str = attrs.field(init=False)
+
+    @backend_identity.default
+    def _once(self) -> str:
+        """As it is before anything is measured: what the backend holds may change while it serves."""
+        return identity_of(self.backend)
+
+    @property
+    def changed_timeouts(self) -> dict[str, Any]:
+        """Those that are not the defaults."""
+        return {} if self.timeouts is None else changed(self.timeouts)
+
+    def key(self, deployment: Deployment, load: LoadProfile) -> str:
+        """The key of a cell."""
+        return cell_key(
+            deployment,
+            load,
+            prompts=self.prompts.identity,
+            seed=self.seed,
+            backend=self.backend_identity,
+            timeouts=self.changed_timeouts,
+            slo=self.slo,
+        )
 
 
 @attrs.define(eq=False)
@@ -147,7 +172,7 @@ async def run_cell(
         load: How many and when.
         ready_after_s: Seconds from the order to deploy until it was ready; None when it already ran.
         on_progress: See `tgibench.run_load`.
-        why_cancelled: Asked when the run was cancelled: why, where it was not by the caller. The cell is then a part.
+        why_cancelled: Asked when the run was cancelled: why, where it was not by the caller.
         facts: Asked after the run: what else identifies it.
     """
     began_at = datetime.now(UTC)
@@ -173,6 +198,7 @@ async def run_cell(
     source = Source.EMULATED if endpoint.facts.get("emulated") == "true" else plan.backend.source
     provenance = Provenance(
         backend=plan.backend.name,
+        backend_identity=plan.backend_identity,
         began_at=began_at,
         ended_at=datetime.now(UTC),
         seed=plan.seed,
@@ -196,9 +222,11 @@ async def run_cell(
         metrics=metrics,
         source=source,
         provenance=provenance,
+        timeouts=plan.changed_timeouts,
+        slo=plan.slo,
         warnings=(*warnings_of(metrics, log, floor=floor), *view.warnings),
         client=client_influence(metrics, log, floor),
-        partial=reason is not None,
+        partial=log.stopped is not None,
     )
     return measurement, log
 

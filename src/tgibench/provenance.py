@@ -43,6 +43,8 @@ class Provenance:
 
     Args:
         backend: The backend's name, such as ``"emulator"`` or ``"http"``.
+        backend_identity: What tells it apart from others of its name, such as that of another URL; None, as in older results, where
+            nothing but its name is known.
         began_at: Wall time (UTC, aware) at which the load began; None where it is not known.
         ended_at: Wall time (UTC, aware) at which the last answer ended; None where it is not known.
         seed: The seed of arrivals, prompts and emulation; None where there was none.
@@ -59,6 +61,7 @@ class Provenance:
     """
 
     backend: str
+    backend_identity: str | None = None
     began_at: datetime | None = attrs.field(default=None, validator=_aware)
     ended_at: datetime | None = attrs.field(default=None, validator=_aware)
     seed: int | None = None

@@ -88,7 +88,8 @@ class FixedPrompt:
     @property
     def identity(self) -> str:
         """Names the text by its digest."""
-        return f"fixed:{_digest(self.prompt)}:{self.max_new_tokens}:{self.stream}"
+        length = "" if self.input_tokens is None else f":{self.input_tokens}"
+        return f"fixed:{_digest(self.prompt)}:{self.max_new_tokens}:{self.stream}{length}"
 
 
 @attrs.frozen(kw_only=True)

@@ -13,7 +13,7 @@ from tgibench.client_limits import ClientInfluence
 from tgibench.deployments import Deployment
 from tgibench.errors import InvalidValueError
 from tgibench.measurements import Measurement, describe_load
-from tgibench.metrics import Metrics
+from tgibench.metrics import SLO, Metrics
 from tgibench.provenance import Provenance, Source
 from tgibench.records import FailureKind, Window
 from tgibench.stats import Distribution, Estimate
@@ -48,7 +48,12 @@ _LOADS: dict[str, type[Any]] = {
     )
 }
 
-_YOUNGER = ("first_token_after_ready_s", "startup_usd", "startup_price")  # than the results of format version 1
+_YOUNGER = (
+    "backend_identity",
+    "first_token_after_ready_s",
+    "startup_usd",
+    "startup_price",
+)  # than the results of format version 1
 
 
 @attrs.frozen
@@ -80,9 +85,12 @@ def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
         "deployment": measurement.deployment.described(),
         "load": {**describe_load(measurement.load), "label": measurement.load.label},
         "prompts": measurement.prompts,
+        "timeouts": dict(measurement.timeouts),
+        "slo": attrs.asdict(measurement.slo) if measurement.slo else None,
         "source": measurement.source.value,
         "provenance": {
             "backend": provenance.backend,
+            "backend_identity": provenance.backend_identity,
             "began_at": provenance.began_at.isoformat() if provenance.began_at else None,
             "ended_at": provenance.ended_at.isoformat() if provenance.ended_at else None,
             "seed": provenance.seed,
@@ -110,6 +118,8 @@ def measurement_from_json(record: dict[str, Any]) -> Measurement:
         deployment=deployment_from_json(record["deployment"]),
         load=_load_from_json(record["load"]),
         prompts=record["prompts"],
+        timeouts=record.get("timeouts", {}),  # older results do not tell
+        slo=SLO(**slo) if (slo := record.get("slo")) is not None else None,
         source=Source(record["source"]),
         provenance=Provenance(
             backend=provenance["backend"],

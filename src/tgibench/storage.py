@@ -27,6 +27,7 @@ from tgibench.serialization import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tgibench.deployments import Deployment
     from tgibench.measurements import Measurement
     from tgibench.records import RequestLog
 
@@ -39,6 +40,8 @@ _FILE = "study.jsonl"
 
 def read_study(path: str | Path) -> Study:
     """Read a results folder (or its `study.jsonl`). A cell measured more than once counts as last written.
+
+    Of a deployment's failures the last is read, and none where a measurement of it was written after them.
 
     Cells are in the order of the sweep that measured them, whichever was finished first; those of a later sweep come behind those that
     it was not asked for.
@@ -86,7 +89,7 @@ class StudyStore:
         return None if found is None or found.partial else found
 
     def part(self, key: str) -> Measurement | None:
-        """What is stored of a cell whose load was cut off; None otherwise."""
+        """What is stored of a cell whose load stopped before its end; None otherwise."""
         found = self._measurements.get(key)
         return found if found is not None and found.partial else None
 
@@ -149,14 +152,15 @@ class _Found:
         places: The keys of all cells and failures, in order.
         last_order: The order that the last sweep wanted.
         measurements: By key, as last written.
-        failures: With the key of the cell at whose place each stands, where it is known.
+        failures: The last of each deployment that was not measured after it, with the key of the cell at whose place it stands, where it
+            is known.
     """
 
     version: int
     places: dict[str, None] = attrs.field(factory=dict)
     last_order: list[str] | None = None
     measurements: dict[str, Measurement] = attrs.field(factory=dict)
-    failures: list[tuple[str | None, DeploymentFailure]] = attrs.field(factory=list)
+    failures: dict[Deployment, tuple[str | None, DeploymentFailure]] = attrs.field(factory=dict)
 
     def take(self, record: dict[str, Any]) -> None:
         """Add a line."""
@@ -165,6 +169,7 @@ class _Found:
                 measurement = measurement_from_json(record)
                 self.measurements[measurement.key] = measurement
                 self.places.setdefault(measurement.key)
+                self.failures.pop(measurement.deployment, None)
             case "order":
                 self.last_order = [str(key) for key in record["keys"]]
                 for key in self.last_order:
@@ -173,13 +178,14 @@ class _Found:
             case _:
                 deployment = deployment_from_json(record["deployment"])
                 failure = DeploymentFailure(deployment, record["message"], record["load"])
-                self.failures.append((record.get("key"), failure))
+                self.failures.pop(deployment, None)
+                self.failures[deployment] = (record.get("key"), failure)
 
     def study(self) -> Study:
         """All of it, in order."""
         places = {key: place for place, key in enumerate(self.places)}
         measurements = sorted(self.measurements.items(), key=lambda item: places[item[0]])
-        failures = sorted(self.failures, key=lambda item: places.get(item[0] or "", -1))
+        failures = sorted(self.failures.values(), key=lambda item: places.get(item[0] or "", -1))
         return Study(tuple(cell for _, cell in measurements), tuple(failure for _, failure in failures))
 
 

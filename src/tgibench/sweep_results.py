@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from tgibench.measurements import DeploymentFailure, Measurement, Study, cell_key
+from tgibench.measurements import DeploymentFailure, Measurement, Study
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tgibench.conductors import RunProgress
     from tgibench.deployments import Deployment
     from tgibench.errors import TgibenchError
@@ -30,7 +32,7 @@ class Progress:
     Args:
         deployment: Label of the deployment that moved.
         load: Label of its load at work; None while the deployment is being made ready.
-        cells_done: Cells finished, those found in the store included.
+        cells_done: Cells finished, those found in the store included, and those that will not be.
         cells_total: Cells in all.
         run: Progress of the load at work; None between loads.
         at_work: Deployments that are being made ready, loaded or stopped at this moment.
@@ -50,9 +52,7 @@ class SweepResults:
     Args:
         deployments: The sweep's.
         loads: The sweep's.
-        prompts: The `identity` of the prompt source.
-        seed: Of every cell.
-        backend: The backend's name.
+        key: Gives the key of a deployment's cell under a load.
         store: Where cells are kept; what it holds is taken at once. None for nowhere.
         keep_chunk_times: Whether it keeps per-request and per-chunk columns too.
     """
@@ -62,21 +62,22 @@ class SweepResults:
         deployments: tuple[Deployment, ...],
         loads: tuple[LoadProfile, ...],
         *,
-        prompts: str,
-        seed: int,
-        backend: str,
+        key: Callable[[Deployment, LoadProfile], str],
         store: StudyStore | None,
         keep_chunk_times: bool,
     ) -> None:
         self.deployments, self.loads = deployments, loads
         self._store, self._keep_chunk_times = store, keep_chunk_times
         self._keys = {
-            (place, number): cell_key(deployment, load, prompts=prompts, seed=seed, backend=backend)
+            (place, number): key(deployment, load)
             for (place, deployment), (number, load) in itertools.product(enumerate(deployments), enumerate(loads))
         }
         self._cells: dict[tuple[int, int], Measurement] = {}
         self._failures: dict[int, DeploymentFailure] = {}
-        self.cells_done = 0  # finished, or given up
+        self._settled: set[tuple[int, int]] = (
+            set()
+        )  # nothing is left to do for them here; one that gave up is for another sweep
+        self.cells_done = 0  # run, or of a deployment that failed
         if store:
             store.expect(self._keys.values())
             self._recall(store)
@@ -87,14 +88,14 @@ class SweepResults:
         return len(self._keys)
 
     def wanted(self, place: int) -> list[int]:
-        """The loads of a deployment that are not finished."""
-        cells = (self._cells.get((place, number)) for number in range(len(self.loads)))
-        return [number for number, cell in enumerate(cells) if cell is None or cell.partial]
+        """The loads of a deployment that are still to be run."""
+        return [number for number in range(len(self.loads)) if (place, number) not in self._settled]
 
-    def add(self, place: int, number: int, measurement: Measurement, log: RequestLog) -> None:
-        """A cell is finished, or cut off."""
+    def add(self, place: int, number: int, measurement: Measurement, log: RequestLog, *, cut_off: bool) -> None:
+        """A load was run to its end or until it gave up, or it was cut off."""
         self._cells[place, number] = measurement
-        self.cells_done += not measurement.partial
+        if not cut_off:
+            self._settle(place, number)
         if self._store:
             self._store.add(measurement, log if self._keep_chunk_times else None)
 
@@ -112,10 +113,15 @@ class SweepResults:
         return Study(_in_order(self._cells), _in_order(self._failures), interrupted=interrupted)
 
     def _recall(self, store: StudyStore) -> None:
-        for place, key in self._keys.items():
+        for (place, number), key in self._keys.items():
             if found := store.finished(key) or store.part(key):
-                self._cells[place] = found
-                self.cells_done += not found.partial
+                self._cells[place, number] = found
+                if not found.partial:
+                    self._settle(place, number)
+
+    def _settle(self, place: int, number: int) -> None:
+        self._settled.add((place, number))
+        self.cells_done += 1
 
 
 def _in_order(found: dict[Place, T]) -> tuple[T, ...]:

@@ -68,12 +68,14 @@ async def sweep(
         backend: How to deploy.
         prompts: What requests say.
         seed: Of arrivals and prompts; the same for every cell, so that cells differ in nothing else.
-        store: Folder to which each finished cell is written at once. Cells that it holds already are not measured again.
+        store: Folder to which each finished cell is written at once. Cells that it holds already are not measured again: those of the
+            same deployment, load, prompts, seed, backend (its `identity`), timeouts and SLO.
         on_measurement: Called with each newly finished cell.
         on_progress: Called on the event loop whenever something moved; keep it short.
         timeouts: Limits of each request.
         slo: Limits that requests must keep to count towards goodput.
-        give_up_after: A load stops after this many failures in a row.
+        give_up_after: A load stops after this many failures in a row. What was measured of it is kept (`Measurement.partial`) and the
+            next load is run; a later sweep over the same store measures it again.
         keep_chunk_times: Whether per-request and per-chunk columns are stored too (`.npz`, beside the cell).
         budget: What the sweep may spend: a deployment whose worst case does not fit beside what is set aside for those that run waits for
             them, and is not started if it does not fit then; load stops in time to delete what serves it. Either is a
@@ -115,9 +117,7 @@ async def sweep(
     results = SweepResults(
         deployments,
         loads,
-        prompts=prompts.identity,
-        seed=seed,
-        backend=backend.name,
+        key=plan.key,
         store=StudyStore(store) if store is not None else None,
         keep_chunk_times=keep_chunk_times,
     )
@@ -266,7 +266,7 @@ class _Sweep:
     async def _load(
         self, place: int, number: int, endpoint: Endpoint, money: MoneyLimit | None, ready_after_s: float
     ) -> bool:
-        """Run one load; False when it was stopped before its end."""
+        """Run one load; False when no other is to follow."""
         load, cancelled_before = self._results.loads[number], _cancellations()
         self._at_load[place] = load.label
         self._report(place)
@@ -284,15 +284,15 @@ class _Sweep:
         if log.stopped == "cancelled":
             self._interrupt()
             return False
-        if not measurement.partial or measurement.metrics.latency_s is not None:  # without an answer there is nothing
-            self._results.add(place, number, measurement, log)
+        cancelled = _cancellations() > cancelled_before  # by the budget, or while the server's side was looked at
+        cut_off = cancelled and measurement.partial
+        if not cut_off or measurement.metrics.latency_s is not None:  # without an answer there is nothing
+            self._results.add(place, number, measurement, log, cut_off=cut_off)
             if self._on_measurement:
                 self._on_measurement(measurement)
-        if _cancellations() > cancelled_before and not measurement.partial:  # while the server's side was looked at
-            if not (money and money.reached):
-                self._interrupt()
-            return False
-        return not measurement.partial
+        if cancelled and not (money and money.reached):
+            self._interrupt()
+        return not cancelled
 
     def _report(self, place: int, run: RunProgress | None = None) -> None:
         if self._on_progress:

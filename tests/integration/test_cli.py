@@ -86,6 +86,24 @@ def test_results_are_stored_shown_and_not_measured_again(server, tmp_path):
     assert json.loads(run_here("show", str(tmp_path), "--json").stdout) == json.loads(first.stdout)
 
 
+def test_a_run_that_gave_up_is_shown_and_run_again(server, tmp_path):
+    """Of a path that the server does not have: exit code 2, and the second run asks again."""
+    arguments = ["run", "--url", f"{server}/foo", "--concurrency", "2", "--requests", "50", "--store", str(tmp_path)]
+    first, second = run_here(*arguments), run_here(*arguments)
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert "the run stopped early: gave up after 20 failures in a row" in first.stdout
+    assert (tmp_path / "study.jsonl").read_text().count('"kind": "measurement"') == 2
+
+
+def test_what_is_stored_of_a_url_does_not_stand_for_another_path(server, tmp_path):
+    """The second run asks the server; its cells say where they are from."""
+    arguments = ["--concurrency", "1", "--requests", "2", "--store", str(tmp_path), "--json"]
+    (first,) = json.loads(run_here("run", "--url", server, *arguments).stdout)
+    (second,) = json.loads(run_here("run", "--url", f"{server}/foo/", *arguments).stdout)
+    assert (first["counts"]["succeeded"], second["counts"]["succeeded"]) == (2, 0)
+    assert second["deployment"] == f"{first['deployment']}/foo"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -28,6 +28,7 @@ class FakeBackend:
     name = "fake"
     source = tb.Source.MEASURED
     facts: dict = attrs.field(factory=dict)
+    fails: object = None
 
     @asynccontextmanager
     async def deploy(self, deployment):
@@ -36,7 +37,7 @@ class FakeBackend:
         await asyncio.sleep(30)
         self.started.append(deployment.instance_type)
         try:
-            yield FakeServer(0.5, facts=self.facts)
+            yield FakeServer(0.5, facts=self.facts, fails=self.fails)
         finally:
             self.stopped.append(deployment.instance_type)
         if deployment.instance_type in self.broken_teardown:
@@ -118,6 +119,48 @@ def test_finished_cells_are_not_measured_again(tmp_path):
     backend = FakeBackend()
     assert sweep(backend, store=tmp_path) == first
     assert backend.started == []
+
+
+@pytest.mark.parametrize("answered", [0, 7, 45])
+def test_a_cell_that_stopped_early_is_kept_and_measured_again(tmp_path, answered):
+    """It says that it is a part, and the loads after it are run all the same; the next sweep measures what gave up, and only that."""
+    seen, fresh = [], []
+    ill = sweep(FakeBackend(fails=lambda number: number >= answered), store=tmp_path, on_progress=seen.append)
+    assert [cell.metrics.counts["succeeded"] for cell in ill] == [min(answered, 40), max(answered - 40, 0)] * 2
+    assert [cell.partial for cell in ill] == [answered < 40, True] * 2
+    assert any("the run stopped early: gave up after 20 failures" in text for text in ill.measurements[1].warnings)
+    assert (ill.failures, ill.interrupted) == ((), False)
+    assert seen[-1].cells_done == seen[-1].cells_total == 4
+    assert tb.read_study(tmp_path) == ill
+    well = sweep(FakeBackend(), store=tmp_path, on_measurement=fresh.append)
+    assert [cell.key for cell in fresh] == [cell.key for cell in ill if cell.partial]
+    assert not any(cell.partial for cell in well)
+    assert tb.read_study(tmp_path) == well == sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+
+
+def test_a_failure_is_read_back_until_its_deployment_is_measured(tmp_path):
+    """What a later sweep measured failed no longer; what failed again is one failure, as last told."""
+    ill = sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+    assert tb.read_study(tmp_path) == ill == sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+    assert tb.read_study(tmp_path) == ill
+    half = sweep(FakeBackend(broken=("large",)), store=tmp_path)
+    assert [failure.deployment.instance_type for failure in half.failures] == ["large"]
+    assert tb.read_study(tmp_path) == half
+    whole = sweep(FakeBackend(), store=tmp_path)
+    assert whole.failures == ()
+    assert tb.read_study(tmp_path) == whole
+
+
+def test_a_failure_after_a_measurement_of_its_deployment_is_read_back(tmp_path):
+    """One load was measured, then its machines were gone: both are told, also after a sweep that could not go on."""
+    first = tb.virtual_time.run(
+        tb.sweep(DEPLOYMENTS[:1], LOADS[:1], backend=FakeBackend(), prompts=PROMPTS, store=tmp_path)
+    )
+    broken = sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+    assert broken.measurements == first.measurements
+    assert len(broken.failures) == 2
+    assert tb.read_study(tmp_path) == broken == sweep(FakeBackend(broken=("small", "large")), store=tmp_path)
+    assert tb.read_study(tmp_path) == broken
 
 
 def test_another_seed_is_another_cell(tmp_path):

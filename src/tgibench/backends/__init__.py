@@ -16,15 +16,24 @@ if TYPE_CHECKING:
     from tgibench.endpoints import Endpoint
     from tgibench.provenance import Source
 
-__all__ = ["Backend", "LongestTimes", "RationedBackend", "Room", "TimedBackend", "one_at_a_time"]
+__all__ = [
+    "Backend",
+    "IdentifiedBackend",
+    "LongestTimes",
+    "RationedBackend",
+    "Room",
+    "TimedBackend",
+    "identity_of",
+    "one_at_a_time",
+]
 
 
 class Backend(Protocol):
-    """A way of making a deployment run."""
+    """A way of making a deployment run. It may have an `identity` too: see `IdentifiedBackend`."""
 
     @property
     def name(self) -> str:
-        """Its name, such as ``"docker"``; part of a stored result's key."""
+        """Its name, such as ``"docker"``; part of a stored result's key where there is no `identity`."""
 
     @property
     def source(self) -> Source:
@@ -37,6 +46,24 @@ class Backend(Protocol):
             DeployError: It could not be started or made ready; whatever had been started is stopped again.
             TeardownError: On leaving: something could not be stopped; the message says what is left.
         """
+
+
+@runtime_checkable
+class IdentifiedBackend(Protocol):
+    """A backend that can be set to measure one thing or another: an addition to `Backend` that is asked for where it is there."""
+
+    @property
+    def identity(self) -> str:
+        """A text that differs when what is measured does (a URL, a protocol, a command): part of a stored result's key.
+
+        Equal for equal backends in every process. It is stored, so it holds no secret; and nothing that chance decides, such as a free
+        port.
+        """
+
+
+def identity_of(backend: Backend) -> str:
+    """A backend's `identity`; of one without, its name."""
+    return backend.identity if isinstance(backend, IdentifiedBackend) else backend.name
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,7 @@ import attrs
 from tgibench.backends import one_at_a_time
 from tgibench.client import HttpEndpoint
 from tgibench.errors import DeployError
+from tgibench.identities import changed, identity
 from tgibench.protocols.tgi import TgiProtocol
 from tgibench.provenance import Source
 from tgibench.validators import above_zero
@@ -60,6 +61,11 @@ class HttpBackend:
     def name(self) -> str:
         """Its name."""
         return "http"
+
+    @property
+    def identity(self) -> str:
+        """Its name, and a digest of the URL and of the protocol where that is not TGI's."""
+        return identity(self.name, url=self.url.rstrip("/"), **changed(self, "protocol"))
 
     @property
     def source(self) -> Source:

@@ -25,7 +25,9 @@ from tgibench.backends.first_token import FIRST_TOKEN_S, start_up_of
 from tgibench.backends.http import learn_facts, wait_until_ready
 from tgibench.backends.teardown import to_the_end
 from tgibench.client import HttpEndpoint
+from tgibench.deployments import sounds_secret
 from tgibench.errors import DeployError, InvalidValueError, TeardownError
+from tgibench.identities import changed, identity
 from tgibench.protocols.tgi import TgiProtocol
 from tgibench.provenance import Source
 from tgibench.validators import above_zero
@@ -88,6 +90,16 @@ class ProcessBackend:
     def name(self) -> str:
         """Its name."""
         return "process"
+
+    @property
+    def identity(self) -> str:
+        """Its name, and a digest of the command, of the protocol where that is not TGI's, and of variables that do not sound secret."""
+        told = changed(self, "protocol")
+        if self.environment:
+            told["environment"] = {
+                name: "***" if sounds_secret(name) else value for name, value in self.environment.items()
+            }
+        return identity(self.name, command=self.command, **told)
 
     @property
     def source(self) -> Source:

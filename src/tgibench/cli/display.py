@@ -76,12 +76,12 @@ def print_study(measurements: Iterable[Measurement], costs: CostModel | None = N
 
 
 def leave(study: Study) -> None:
-    """Exit by what became of the study: 130 when interrupted, 2 when something could not be measured."""
+    """Exit by what became of the study: 130 when interrupted, 2 when something could not be measured, or not to its end."""
     errors = Console(stderr=True, soft_wrap=True)
     for failure in study.failures:
         errors.print(f"tgibench: {failure.deployment.label}: {failure.message}", markup=False, highlight=False)
     if study.interrupted:
         errors.print("tgibench: interrupted: what was finished is shown", markup=False)
         sys.exit(_INTERRUPTED)
-    if study.failures:
+    if study.failures or any(measurement.partial for measurement in study):
         sys.exit(2)

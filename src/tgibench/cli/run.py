@@ -63,7 +63,8 @@ def run(**options: Any) -> None:
         verify_tls=not options["no_verify_tls"],
     )
     address = urlsplit(options["url"])
-    deployment = tb.Deployment(options["model"] or "server", address.netloc, server=options["protocol"])
+    where = address.netloc + address.path.rstrip("/")
+    deployment = tb.Deployment(options["model"] or "server", where, server=options["protocol"])
     prompts = _prompts(options)
     sharing = gathered(options["workers"], dask=options["dask"], listen=options["listen"])
     with sharing as workers, SweepDisplay() as display:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from tgibench.backends import identity_of
 from tgibench.client_health import StampSource
 from tgibench.endpoints import Timeouts
 from tgibench.errors import DeployError
@@ -61,12 +62,16 @@ class BackendContract:
         return asyncio.run(work)
 
     def test_it_says_what_it_is(self) -> None:
-        """A name, the source of its numbers, and a description that shows no secret."""
+        """A name, an identity that stays, the source of its numbers, and a description; none shows a secret."""
         name: object = self.backend.name
         source: object = self.backend.source
         must(isinstance(name, str) and name.strip(), f"name must be a text, got {name!r}")
         must(isinstance(source, Source), f"source must be a Source, got {source!r}")
         self._must_hide(repr(self.backend), "the backend's repr")
+        identity: object = identity_of(self.backend)
+        must(isinstance(identity, str) and identity.strip(), f"identity must be a text, got {identity!r}")
+        must(identity == identity_of(self.backend), "identity must be the same whenever it is asked for")
+        self._must_hide(str(identity), "the backend's identity")
 
     def test_it_deploys_a_server_that_answers(self) -> None:
         """The endpoint can be connected to and generates tokens, whose times are in order."""

@@ -25,6 +25,7 @@ from tgibench.backends.http import learn_facts, wait_until_ready
 from tgibench.backends.teardown import to_the_end
 from tgibench.client import HttpEndpoint
 from tgibench.errors import DeployError, InvalidValueError
+from tgibench.identities import changed, identity
 from tgibench.provenance import Source
 from tgibench.validators import above_zero
 
@@ -120,6 +121,11 @@ class DockerBackend:
     def name(self) -> str:
         """Its name."""
         return "docker"
+
+    @property
+    def identity(self) -> str:
+        """Its name, and a digest of what is not the default of the server, how it is spoken to and what it runs on."""
+        return identity(self.name, **changed(self, "server", "protocol", "variant", "gpus", "shm_gib", "engine"))
 
     @property
     def source(self) -> Source:

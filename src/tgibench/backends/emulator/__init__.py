@@ -10,6 +10,7 @@ import attrs
 
 from tgibench.backends.emulator.in_process import EmulatedEndpoint
 from tgibench.backends.emulator.lengths import EarlyStops
+from tgibench.identities import changed, identity
 from tgibench.provenance import Source
 from tgibench.twin.engines import version_of
 from tgibench.twin.policy import settings_for
@@ -72,6 +73,11 @@ class Emulator:
     def name(self) -> str:
         """Its name."""
         return "emulator"
+
+    @property
+    def identity(self) -> str:
+        """Its name, and a digest of all that is not the default."""
+        return identity(self.name, **changed(self))
 
     @property
     def source(self) -> Source:

@@ -28,6 +28,7 @@ from tgibench.backends.sagemaker.warming import warm_up
 from tgibench.backends.teardown import to_the_end
 from tgibench.endpoints import StartUp
 from tgibench.errors import AwsError, DeployError, PreflightError
+from tgibench.identities import changed, identity
 from tgibench.prices import PriceTable
 from tgibench.protocols.sagemaker import SageMakerProtocol
 from tgibench.provenance import Source
@@ -106,6 +107,23 @@ class SageMakerBackend:
     def name(self) -> str:
         """Its name."""
         return "sagemaker"
+
+    @property
+    def identity(self) -> str:
+        """Its name, and a digest of what is not the default of where and what the endpoint is and how it is spoken to."""
+        return identity(
+            self.name,
+            **changed(
+                self,
+                "region",
+                "protocol",
+                "openai_path",
+                "endpoint_name",
+                "inference_component",
+                "inference_ami",
+                "server_timings",
+            ),
+        )
 
     @property
     def source(self) -> Source:
