@@ -88,6 +88,10 @@ class StudyStore:
         found = self._measurements.get(key)
         return None if found is None or found.partial else found
 
+    def finished_cells(self) -> tuple[Measurement, ...]:
+        """All that are stored and whole."""
+        return tuple(each for each in self._measurements.values() if not each.partial)
+
     def part(self, key: str) -> Measurement | None:
         """What is stored of a cell whose load stopped before its end; None otherwise."""
         found = self._measurements.get(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from contextlib import asynccontextmanager
 
@@ -534,3 +535,47 @@ def test_what_cannot_be_decided_is_refused(options, message):
     with pytest.raises(tb.InvalidValueError, match=message):
         sweep(backend, **options)
     assert backend.started == []
+
+
+def test_a_sweep_goes_on_from_its_store_with_a_backend_that_has_an_identity_and_a_measure_of_its_own(tmp_path):
+    """Nothing is measured twice, whatever time-outs and SLO the caller's `measure` has."""
+    backend = tb.Emulator(ready_after_s=600, jitter_s=0.001)
+    slo, timeouts = tb.SLO(latency_s=60.0), tb.Timeouts(total_s=500.0)
+    measure = functools.partial(tb.measure, backend=backend, prompts=PROMPTS, slo=slo, timeouts=timeouts)
+    goals = [tb.Goal(name="good", load=HIGH, of="goodput_rps", lower=False)]
+
+    def swept():
+        return tb.virtual_time.run(
+            tb.adaptive_sweep(
+                SEVEN[:2],
+                [HIGH],
+                goals,
+                tb.PerformanceModel(),
+                backend=backend,
+                prompts=PROMPTS,
+                costs=COSTS,
+                measure=measure,
+                store=tmp_path,
+            )
+        )
+
+    first, again = swept(), swept()
+    assert first.deployed > 0
+    assert again.deployed == 0
+    assert again.outcomes == first.outcomes
+
+
+def test_a_load_that_was_given_up_decides_nothing():
+    """Its figures are of a part, and the reason says so."""
+    backend = Machines()
+
+    async def measure(deployment, endpoint, load, *, seed):
+        del endpoint, seed
+        row = tb.measurement_of_row(deployment, load, PROMPTS, output_throughput_tps=50.0)
+        return attrs.evolve(row, partial=deployment == SEVEN[0])
+
+    goals = [tb.Goal.highest_throughput(HIGH)]
+    found = sweep(backend, goals=goals, measure=measure, deployments=SEVEN[:1], repeats=0)
+    (outcome,) = found.outcomes
+    assert outcome.winner is None
+    assert [skipped.reason for skipped in outcome.skipped] == ["measured, but stopped early"]

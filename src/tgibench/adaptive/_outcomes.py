@@ -154,4 +154,6 @@ def _reason(sweep: Finished, number: int, goal: Goal, column: int) -> str:
 def _without_figure(goal: Goal, cell: Measurement) -> str:
     counts = cell.metrics.counts
     requests = f": {counts['succeeded']} of {counts['issued']} requests succeeded" if "issued" in counts else ""
+    if cell.partial:
+        return f"measured, but stopped early{requests}"
     return f"measured, but without a {goal.of}{'' if goal.lower else ' above 0'}{requests}"

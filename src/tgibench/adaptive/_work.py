@@ -12,6 +12,7 @@ import numpy as np
 from tgibench.adaptive._expected import Expected
 from tgibench.adaptive._money import Purse, Stopping
 from tgibench.adaptive._outcomes import OUT_OF_BUDGET, AdaptiveStudy, outcome_of
+from tgibench.backends import identity_of
 from tgibench.costs import HOUR_S
 from tgibench.errors import DeployError, TeardownError, WorkerError
 from tgibench.measurements import DeploymentFailure, Study, cell_key
@@ -47,6 +48,11 @@ class _Machine:
     ready_after_s: float = attrs.field(kw_only=True)
 
 
+def _asked(cell: Measurement) -> str:
+    """The key of a stored cell by what a plan knows of it."""
+    return attrs.evolve(cell, timeouts={}, slo=None).key
+
+
 class Work:
     """One adaptive sweep's state."""
 
@@ -57,6 +63,7 @@ class Work:
         self.missed: dict[tuple[int, LoadProfile], str] = {}
         self.failures: list[DeploymentFailure] = []
         self._purse = Purse(plan.budget_usd)
+        self._backend_identity = identity_of(plan.backend)
         self.expected = Expected.of(plan)
         self.race = Race(self.expected.scores, self.expected.deviations, self.expected.usd_per_hour, plan.k)
         self._recall()
@@ -154,6 +161,7 @@ class Work:
             provenance=attrs.evolve(
                 told,
                 backend=plan.backend.name,
+                backend_identity=self._backend_identity,
                 seed=seed,
                 ready_after_s=machine.ready_after_s if told.ready_after_s is None else told.ready_after_s,
             ),
@@ -171,7 +179,8 @@ class Work:
         for number, goal in enumerate(self.plan.goals):
             if goal.load != load or not goal.competes(self.plan.deployments[place]):
                 continue
-            figures = [figure for cell in cells if (figure := self.plan.figure(goal, cell)) is not None]
+            whole = [cell for cell in cells if not cell.partial]
+            figures = [figure for cell in whole if (figure := self.plan.figure(goal, cell)) is not None]
             scores = [goal.score(figure.value) for figure in figures] or [math.inf]
             self.race.record(number, place, float(np.mean(scores)))
 
@@ -188,17 +197,17 @@ class Work:
         return self.plan.deploy_s + sum(self.expected.load_s[place, load] for load in loads)
 
     def _recall(self) -> None:
-        """Take what the store holds."""
+        """Take what the store holds: with which time-outs and SLO is the affair of `measure`."""
         plan = self.plan
+        stored = {} if self._store is None else {_asked(cell): cell for cell in self._store.finished_cells()}
         for place, deployment in enumerate(plan.deployments):
             for load in plan.loads_of(range(len(plan.goals))):
                 for seed in range(plan.seed, plan.seed + plan.repeats + 1):
                     key = cell_key(
-                        deployment, load, prompts=plan.prompts.identity, seed=seed, backend=plan.backend.name
+                        deployment, load, prompts=plan.prompts.identity, seed=seed, backend=self._backend_identity
                     )
-                    cell = self._store.finished(key) if self._store else None
-                    if cell is not None:
-                        self._take(place, load, cell)
+                    if key in stored:
+                        self._take(place, load, stored[key])
 
     def result(self) -> AdaptiveStudy:
         """What it came to."""
