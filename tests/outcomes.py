@@ -28,6 +28,7 @@ SUCCESSES = {
     "no space after data:": (TGI, stream(*(tgi_event(k, N, space=False) for k in range(1, N + 1)))),
     "CRLF": (TGI, stream(*(tgi_event(k, N, end="\r\n\r\n") for k in range(1, N + 1)))),
     "keep-alive comments": (TGI, stream(b":\n\n", EVENTS[0], b":\n\n", *EVENTS[1:])),
+    "events without data": (TGI, stream(b"event: ping\ndata: \n\n", EVENTS[0], b"data:\n\n", *EVENTS[1:], b"data\n\n")),
     "all events in one read": (TGI, stream(b"".join(EVENTS))),
     "cut at every byte": (TGI, [HEAD, *(chunk(bytes([byte])) for byte in b"".join(EVENTS)), END]),
     "head and body in one read": (TGI, [HEAD + b"".join(map(chunk, EVENTS)) + END]),
@@ -45,6 +46,9 @@ SUCCESSES = {
     "chat, usage on the last chunk": (CHAT, stream(*CHAT_EVENTS[:-1], chat_event(" end", finish="stop", usage=N))),
     "chat, no usage, no [DONE]": (CHAT, stream(*CHAT_EVENTS)),
     "chat, role first": (CHAT, stream(chat_event(""), *CHAT_EVENTS, DONE)),
+    "chat, events without data": (
+        CHAT, stream(b"data:\n\n", CHAT_EVENTS[0], b"event: ping\ndata: \n\n", *CHAT_EVENTS[1:], b"data:\ndata:\n\n", DONE),
+    ),
     "JSON lines": (TGI, [LINES, *(chunk(event[6:-1]) for event in EVENTS), END]),
     "chat, JSON lines": (CHAT, [LINES, *(chunk(event[6:-1]) for event in (*CHAT_EVENTS, USAGE)), END]),
 }  # fmt: skip
