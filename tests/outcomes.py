@@ -7,7 +7,7 @@ import gzip
 import tgibench as tb
 from scripted_server import ABORT, CLOSE_DELIMITED, END, HEAD, RESET, chat_event, chunk, response, tgi_event
 
-__all__ = ["CHAT", "EVENTS", "FAILURES", "SUCCESSES", "TGI", "N", "stream"]
+__all__ = ["CHAT", "EVENTS", "FAILURES", "OVERLOAD", "SUCCESSES", "TGI", "N", "stream"]
 
 N = 8
 TGI, CHAT = tb.TgiProtocol(), tb.OpenAIChatProtocol()
@@ -15,6 +15,7 @@ EVENTS = [tgi_event(number, N) for number in range(1, N + 1)]
 CHAT_EVENTS = [chat_event(f" w{number}") for number in range(1, N)] + [chat_event(" end", finish="length")]
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":8,"total_tokens":13}}\n\n'
 DONE = b"data: [DONE]\n\n"
+OVERLOAD = b'data:{"error":"Model is overloaded","error_type":"overloaded"}\n\n'
 LINES = HEAD.replace(b"text/event-stream", b"application/jsonlines")
 
 
@@ -93,6 +94,17 @@ FAILURES = {
     "no answer at all": (TGI, [5.0], "timeout_first_token", None, 0),
     "no further token": (TGI, [HEAD, chunk(EVENTS[0]), *([chunk(b":\n\n"), 0.1] * 20)], "timeout_between_tokens", 200, 1),
     "too long in all": (TGI, [HEAD, *([chunk(EVENTS[0]), 0.1] * 20)], "timeout_total", 200, None),
+    "error event, then closed": (TGI, [HEAD, chunk(EVENTS[0]), chunk(OVERLOAD), 0.05, ABORT], "overloaded", 200, 1),
+    "error event, then reset": (TGI, [HEAD, chunk(EVENTS[0]), chunk(OVERLOAD), 0.05, RESET], "overloaded", 200, 1),
+    "error event without its blank line, then closed": (TGI, [HEAD, chunk(OVERLOAD[:-2]), 0.05, ABORT], "overloaded", 200, 0),
+    "chat error object, then closed": (
+        CHAT,
+        [HEAD, chunk(CHAT_EVENTS[0]), chunk(b'data: {"error":{"message":"Model is overloaded"}}\n\n'), 0.05, ABORT],
+        "overloaded", 200, 1,
+    ),
+    "error event, cut off": (TGI, [HEAD, chunk(OVERLOAD[:30]), 0.05, ABORT], "connection_aborted", 200, 0),
+    "HTTP 503, cut off": (TGI, [response(503, b'{"error":"Model is overloaded"}')[:-9], 0.05, ABORT], "overloaded", 503, 0),
+    "HTTP 500, cut off": (TGI, [response(500, b"<html>")[:-3], 0.05, RESET], "http_error", 500, 0),
     "broken JSON": (TGI, stream(EVENTS[0], b"data: {oops\n\n", *EVENTS[2:]), "undecodable", 200, None),
     "not HTTP": (TGI, [b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ABORT], "undecodable", None, 0),
 }  # fmt: skip

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpClient", "HttpEndpoint"]
 
 _SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie"}
+_SAID_KINDS = {FailureKind.OVERLOADED, FailureKind.VALIDATION, FailureKind.GENERATION, FailureKind.HTTP_ERROR}
 _SLICE_READS = 64  # decoded in one go; then whatever else is due has its turn
 
 
@@ -164,7 +165,11 @@ class HttpClient:
         make_room_for(connections)
 
     async def generate(self, request: GenerationRequest, timeouts: Timeouts) -> Exchange:
-        """Send one request and wait for the end of its answer; every failure is in the `Exchange`."""
+        """Send one request and wait for the end of its answer; every failure is in the `Exchange`.
+
+        Raises:
+            CancelledError: The caller was cancelled; the `Exchange` is its argument where the server had told of an error before.
+        """
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         arrivals = Arrivals()
@@ -183,6 +188,13 @@ class HttpClient:
         except TimeoutError:
             head = arrivals.head
             failure = watch.failure and attrs.evolve(watch.failure, status=None if head is None else head.status)
+        except asyncio.CancelledError as cancelled:
+            answer.decode_all()
+            stopped = Failure(FailureKind.CANCELLED, "cancelled while in flight")
+            exchange = answer.exchange(request, stopped, started_s=started_s, ended_s=loop.time())
+            if exchange.failure != stopped:
+                cancelled.args = (exchange,)
+            raise
         while answer.decode(_SLICE_READS):  # noqa: ASYNC110 - not a wait: a turn for whatever else is due
             await asyncio.sleep(0)
         ended_s = arrivals.ended_s if failure is None and arrivals.ended_s is not None else loop.time()
@@ -225,12 +237,17 @@ class _Answer:
                     instants_s.append(instant_s)
         return bool(pieces)
 
+    def decode_all(self) -> None:
+        """Decode what has arrived."""
+        while self.decode(_SLICE_READS):
+            pass
+
     def exchange(
         self, request: GenerationRequest, failure: Failure | None, *, started_s: float, ended_s: float
     ) -> Exchange:
         """What became of the request."""
         completion = Completion() if self._decoder is None else self._decoder.close(clean=failure is None)
-        failure = completion.failure or failure if failure is None else failure
+        failure = _decisive(completion.failure, failure)
         completion = attrs.evolve(completion, failure=failure)
         head = self._arrivals.head
         streamed = head is not None and is_stream(head.headers)
@@ -260,6 +277,13 @@ class _Answer:
         if completion.failure is None and self._last_s is not None:
             self._counts.append(1)
             self.instants_s.append(self._last_s)
+
+
+def _decisive(decoded: Failure | None, carried: Failure | None) -> Failure | None:
+    """Of what the answer's bytes say and what became of the request: a server that said why knows better than a broken connection."""
+    if carried is None or (decoded and decoded.kind in _SAID_KINDS and carried.kind not in _SAID_KINDS):
+        return decoded
+    return carried
 
 
 def _by_arrival(
@@ -300,8 +324,7 @@ class _Watch:
         return due_s, Failure(kind, f"limit of {limit_s:g} s exceeded")
 
     def _check(self) -> None:
-        while self._answer.decode(_SLICE_READS):
-            pass
+        self._answer.decode_all()
         due_s, failure = self._due()
         now_s = self._loop.time()
         if due_s <= now_s:
