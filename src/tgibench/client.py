@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import attrs
 import numpy as np
 
-from tgibench.deployments import sounds_secret
 from tgibench.errors import InvalidValueError
 from tgibench.open_files import make_room_for
 from tgibench.protocols import Completion
@@ -21,6 +20,7 @@ from tgibench.protocols._answers import is_stream
 from tgibench.protocols._tokens import settle_tokens
 from tgibench.protocols.tgi import TgiProtocol
 from tgibench.records import Exchange, Failure, FailureKind
+from tgibench.secret_headers import is_secret, without_secrets
 from tgibench.transports import Arrivals, open_transport
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpClient", "HttpEndpoint"]
 
-_SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie"}
 _SAID_KINDS = {FailureKind.OVERLOADED, FailureKind.VALIDATION, FailureKind.GENERATION, FailureKind.HTTP_ERROR}
 _SLICE_READS = 64  # decoded in one go; then whatever else is due has its turn
 
@@ -74,9 +73,11 @@ class HttpEndpoint:
     Args:
         url: Its base address, such as ``"http://127.0.0.1:8080"``; the protocol adds the path.
         protocol: How it is spoken to.
-        api_key: Sent as a bearer token; shown nowhere, and not pickled: an endpoint that holds one stays in its process.
+        api_key: Sent as a bearer token; shown nowhere, and not pickled: an endpoint that holds one stays in its process. Where a
+            server repeats it in an error it is masked, unless it has fewer than 6 characters.
         api_key_env: Name of the environment variable that holds the bearer token instead, looked up where the endpoint is connected.
-        headers: Further headers of each request, as ``(name, value)`` pairs; their values are shown nowhere.
+        headers: Further headers of each request, as ``(name, value)`` pairs; their values are in no representation. Those that
+            hold credentials by their name (``Authorization``, ``Cookie``, ``X-Api-Key``, …) are kept as the key is.
         verify_tls: Whether a server's certificate must be valid.
         facts: What is known of the server.
         start_up: How it was started; None where it already ran.
@@ -104,7 +105,7 @@ class HttpEndpoint:
         Raises:
             InvalidValueError: It holds a key, or a header whose name sounds secret.
         """
-        secret = [name for name, _ in self.headers if name.lower() in _SECRET_HEADERS or sounds_secret(name)]
+        secret = [name for name, _ in self.headers if is_secret(name)]
         if self.api_key is not None or secret:
             held = "an api_key" if self.api_key is not None else f"the header {secret[0]!r}"
             raise InvalidValueError(
@@ -248,6 +249,8 @@ class _Answer:
         """What became of the request."""
         completion = Completion() if self._decoder is None else self._decoder.close(clean=failure is None)
         failure = _decisive(completion.failure, failure)
+        if failure is not None:
+            failure = attrs.evolve(failure, message=without_secrets(failure.message, self._arrivals.sent_headers))
         completion = attrs.evolve(completion, failure=failure)
         head = self._arrivals.head
         streamed = head is not None and is_stream(head.headers)
