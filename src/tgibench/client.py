@@ -7,8 +7,7 @@ import os
 from array import array
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -22,6 +21,7 @@ from tgibench.protocols.tgi import TgiProtocol
 from tgibench.records import Exchange, Failure, FailureKind
 from tgibench.secret_headers import is_secret, without_secrets
 from tgibench.transports import Arrivals, open_transport
+from tgibench.validators import header_lines, http_url, one_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -38,32 +38,6 @@ __all__ = ["HttpClient", "HttpEndpoint"]
 
 _SAID_KINDS = {FailureKind.OVERLOADED, FailureKind.VALIDATION, FailureKind.GENERATION, FailureKind.HTTP_ERROR}
 _SLICE_READS = 64  # decoded in one go; then whatever else is due has its turn
-
-
-def _http_url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    try:
-        parts = urlsplit(value)
-        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        secret = parts.username is not None or parts.password is not None
-    except ValueError:
-        valid = secret = False
-    if secret:
-        raise InvalidValueError(f"{attribute.name} must hold no user or password: give a key with api_key or headers")
-    if not valid:
-        raise InvalidValueError(f"{attribute.name} must be http://host[:port] or https://…, got {value!r}")
-
-
-def _one_line(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
-    if value is not None and not (value.isprintable() and value.isascii()):
-        raise InvalidValueError(f"{attribute.name} must be printable ASCII on one line; the one given is not")
-
-
-def _header_lines(
-    endpoint: object, attribute: attrs.Attribute[tuple[tuple[str, str], ...]], value: tuple[tuple[str, str], ...]
-) -> None:
-    for pair in value:
-        for part in pair:
-            _one_line(endpoint, cast("attrs.Attribute[str | None]", attribute), part)
 
 
 @attrs.frozen
@@ -86,11 +60,11 @@ class HttpEndpoint:
         InvalidValueError: The URL is none, or the key is given twice.
     """
 
-    url: str = attrs.field(validator=_http_url)
+    url: str = attrs.field(validator=http_url)
     protocol: WireProtocol = attrs.field(factory=TgiProtocol)
-    api_key: str | None = attrs.field(default=None, validator=_one_line, repr=False, kw_only=True)
+    api_key: str | None = attrs.field(default=None, validator=one_line, repr=False, kw_only=True)
     api_key_env: str | None = attrs.field(default=None, kw_only=True)
-    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_header_lines, repr=False, kw_only=True)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=header_lines, repr=False, kw_only=True)
     verify_tls: bool = attrs.field(default=True, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
     start_up: StartUp | None = attrs.field(default=None, kw_only=True)
@@ -175,20 +149,10 @@ class HttpClient:
         started_s = loop.time()
         arrivals = Arrivals()
         answer = _Answer(self.protocol, arrivals)
-        http_request = self.protocol.encode(request)
-        failure: Failure | None = None
         try:
-            async with asyncio.timeout(None) as limit:
-                watch = _Watch(answer, timeouts, limit, started_s)
-                try:
-                    failure = await self.transport.exchange(
-                        http_request, arrivals, connect_timeout_s=timeouts.connect_s
-                    )
-                finally:
-                    watch.stop()
-        except TimeoutError:
-            head = arrivals.head
-            failure = watch.failure and attrs.evolve(watch.failure, status=None if head is None else head.status)
+            failure = await self._carry(request, arrivals, answer, timeouts, started_s)
+            while answer.decode(_SLICE_READS):  # noqa: ASYNC110 - not a wait: a turn for whatever else is due
+                await asyncio.sleep(0)
         except asyncio.CancelledError as cancelled:
             answer.decode_all()
             stopped = Failure(FailureKind.CANCELLED, "cancelled while in flight")
@@ -196,10 +160,24 @@ class HttpClient:
             if exchange.failure != stopped:
                 cancelled.args = (exchange,)
             raise
-        while answer.decode(_SLICE_READS):  # noqa: ASYNC110 - not a wait: a turn for whatever else is due
-            await asyncio.sleep(0)
         ended_s = arrivals.ended_s if failure is None and arrivals.ended_s is not None else loop.time()
         return answer.exchange(request, failure, started_s=started_s, ended_s=ended_s)
+
+    async def _carry(
+        self, request: GenerationRequest, arrivals: Arrivals, answer: _Answer, timeouts: Timeouts, started_s: float
+    ) -> Failure | None:
+        """Have the request carried, within its limits; what failed of that."""
+        http_request = self.protocol.encode(request)
+        try:
+            async with asyncio.timeout(None) as limit:
+                watch = _Watch(answer, timeouts, limit, started_s)
+                try:
+                    return await self.transport.exchange(http_request, arrivals, connect_timeout_s=timeouts.connect_s)
+                finally:
+                    watch.stop()
+        except TimeoutError:
+            head = arrivals.head
+            return watch.failure and attrs.evolve(watch.failure, status=None if head is None else head.status)
 
 
 class _Answer:
