@@ -7,7 +7,7 @@ import gzip
 import tgibench as tb
 from scripted_server import ABORT, CLOSE_DELIMITED, END, HEAD, RESET, chat_event, chunk, response, tgi_event
 
-__all__ = ["CHAT", "EVENTS", "FAILURES", "SUCCESSES", "TGI", "N", "stream"]
+__all__ = ["CHAT", "EVENTS", "FAILURES", "OVERLOAD", "SUCCESSES", "TGI", "N", "stream"]
 
 N = 8
 TGI, CHAT = tb.TgiProtocol(), tb.OpenAIChatProtocol()
@@ -15,6 +15,7 @@ EVENTS = [tgi_event(number, N) for number in range(1, N + 1)]
 CHAT_EVENTS = [chat_event(f" w{number}") for number in range(1, N)] + [chat_event(" end", finish="length")]
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":8,"total_tokens":13}}\n\n'
 DONE = b"data: [DONE]\n\n"
+OVERLOAD = b'data:{"error":"Model is overloaded","error_type":"overloaded"}\n\n'
 LINES = HEAD.replace(b"text/event-stream", b"application/jsonlines")
 
 
@@ -28,6 +29,7 @@ SUCCESSES = {
     "no space after data:": (TGI, stream(*(tgi_event(k, N, space=False) for k in range(1, N + 1)))),
     "CRLF": (TGI, stream(*(tgi_event(k, N, end="\r\n\r\n") for k in range(1, N + 1)))),
     "keep-alive comments": (TGI, stream(b":\n\n", EVENTS[0], b":\n\n", *EVENTS[1:])),
+    "events without data": (TGI, stream(b"event: ping\ndata: \n\n", EVENTS[0], b"data:\n\n", *EVENTS[1:], b"data\n\n")),
     "all events in one read": (TGI, stream(b"".join(EVENTS))),
     "cut at every byte": (TGI, [HEAD, *(chunk(bytes([byte])) for byte in b"".join(EVENTS)), END]),
     "head and body in one read": (TGI, [HEAD + b"".join(map(chunk, EVENTS)) + END]),
@@ -45,6 +47,9 @@ SUCCESSES = {
     "chat, usage on the last chunk": (CHAT, stream(*CHAT_EVENTS[:-1], chat_event(" end", finish="stop", usage=N))),
     "chat, no usage, no [DONE]": (CHAT, stream(*CHAT_EVENTS)),
     "chat, role first": (CHAT, stream(chat_event(""), *CHAT_EVENTS, DONE)),
+    "chat, events without data": (
+        CHAT, stream(b"data:\n\n", CHAT_EVENTS[0], b"event: ping\ndata: \n\n", *CHAT_EVENTS[1:], b"data:\ndata:\n\n", DONE),
+    ),
     "JSON lines": (TGI, [LINES, *(chunk(event[6:-1]) for event in EVENTS), END]),
     "chat, JSON lines": (CHAT, [LINES, *(chunk(event[6:-1]) for event in (*CHAT_EVENTS, USAGE)), END]),
 }  # fmt: skip
@@ -89,6 +94,17 @@ FAILURES = {
     "no answer at all": (TGI, [5.0], "timeout_first_token", None, 0),
     "no further token": (TGI, [HEAD, chunk(EVENTS[0]), *([chunk(b":\n\n"), 0.1] * 20)], "timeout_between_tokens", 200, 1),
     "too long in all": (TGI, [HEAD, *([chunk(EVENTS[0]), 0.1] * 20)], "timeout_total", 200, None),
+    "error event, then closed": (TGI, [HEAD, chunk(EVENTS[0]), chunk(OVERLOAD), 0.05, ABORT], "overloaded", 200, 1),
+    "error event, then reset": (TGI, [HEAD, chunk(EVENTS[0]), chunk(OVERLOAD), 0.05, RESET], "overloaded", 200, 1),
+    "error event without its blank line, then closed": (TGI, [HEAD, chunk(OVERLOAD[:-2]), 0.05, ABORT], "overloaded", 200, 0),
+    "chat error object, then closed": (
+        CHAT,
+        [HEAD, chunk(CHAT_EVENTS[0]), chunk(b'data: {"error":{"message":"Model is overloaded"}}\n\n'), 0.05, ABORT],
+        "overloaded", 200, 1,
+    ),
+    "error event, cut off": (TGI, [HEAD, chunk(OVERLOAD[:30]), 0.05, ABORT], "connection_aborted", 200, 0),
+    "HTTP 503, cut off": (TGI, [response(503, b'{"error":"Model is overloaded"}')[:-9], 0.05, ABORT], "overloaded", 503, 0),
+    "HTTP 500, cut off": (TGI, [response(500, b"<html>")[:-3], 0.05, RESET], "http_error", 500, 0),
     "broken JSON": (TGI, stream(EVENTS[0], b"data: {oops\n\n", *EVENTS[2:]), "undecodable", 200, None),
     "not HTTP": (TGI, [b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ABORT], "undecodable", None, 0),
 }  # fmt: skip

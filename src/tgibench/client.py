@@ -7,13 +7,11 @@ import os
 from array import array
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
-from tgibench.deployments import sounds_secret
 from tgibench.errors import InvalidValueError
 from tgibench.open_files import make_room_for
 from tgibench.protocols import Completion
@@ -21,7 +19,9 @@ from tgibench.protocols._answers import is_stream
 from tgibench.protocols._tokens import settle_tokens
 from tgibench.protocols.tgi import TgiProtocol
 from tgibench.records import Exchange, Failure, FailureKind
+from tgibench.secret_headers import is_secret, without_secrets
 from tgibench.transports import Arrivals, open_transport
+from tgibench.validators import header_lines, http_url, one_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -36,39 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpClient", "HttpEndpoint"]
 
-_SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie"}
+_SAID_KINDS = {FailureKind.OVERLOADED, FailureKind.VALIDATION, FailureKind.GENERATION, FailureKind.HTTP_ERROR}
 _SLICE_READS = 64  # decoded in one go; then whatever else is due has its turn
-
-
-def _http_url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    try:
-        parts = urlsplit(value)
-        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        secret = parts.username is not None or parts.password is not None
-        more = "?" in value or "#" in value
-    except ValueError:
-        valid = secret = more = False
-    if secret:
-        raise InvalidValueError(f"{attribute.name} must hold no user or password: give a key with api_key or headers")
-    if not valid:
-        raise InvalidValueError(f"{attribute.name} must be http://host[:port] or https://…, got {value!r}")
-    if more:
-        raise InvalidValueError(
-            f"{attribute.name} must end where the protocol adds its path: one with ? or # was given; a key belongs in headers"
-        )
-
-
-def _one_line(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
-    if value is not None and not (value.isprintable() and value.isascii()):
-        raise InvalidValueError(f"{attribute.name} must be printable ASCII on one line; the one given is not")
-
-
-def _header_lines(
-    endpoint: object, attribute: attrs.Attribute[tuple[tuple[str, str], ...]], value: tuple[tuple[str, str], ...]
-) -> None:
-    for pair in value:
-        for part in pair:
-            _one_line(endpoint, cast("attrs.Attribute[str | None]", attribute), part)
 
 
 @attrs.frozen
@@ -78,9 +47,11 @@ class HttpEndpoint:
     Args:
         url: Its base address, such as ``"http://127.0.0.1:8080"``; the protocol adds the path.
         protocol: How it is spoken to.
-        api_key: Sent as a bearer token; shown nowhere, and not pickled: an endpoint that holds one stays in its process.
+        api_key: Sent as a bearer token; shown nowhere, and not pickled: an endpoint that holds one stays in its process. Where a
+            server repeats it in an error it is masked, unless it has fewer than 6 characters.
         api_key_env: Name of the environment variable that holds the bearer token instead, looked up where the endpoint is connected.
-        headers: Further headers of each request, as ``(name, value)`` pairs; their values are shown nowhere.
+        headers: Further headers of each request, as ``(name, value)`` pairs; their values are in no representation. Those that
+            hold credentials by their name (``Authorization``, ``Cookie``, ``X-Api-Key``, …) are kept as the key is.
         verify_tls: Whether a server's certificate must be valid.
         facts: What is known of the server.
         start_up: How it was started; None where it already ran.
@@ -89,11 +60,11 @@ class HttpEndpoint:
         InvalidValueError: The URL is none, or the key is given twice.
     """
 
-    url: str = attrs.field(validator=_http_url)
+    url: str = attrs.field(validator=http_url)
     protocol: WireProtocol = attrs.field(factory=TgiProtocol)
-    api_key: str | None = attrs.field(default=None, validator=_one_line, repr=False, kw_only=True)
+    api_key: str | None = attrs.field(default=None, validator=one_line, repr=False, kw_only=True)
     api_key_env: str | None = attrs.field(default=None, kw_only=True)
-    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_header_lines, repr=False, kw_only=True)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=header_lines, repr=False, kw_only=True)
     verify_tls: bool = attrs.field(default=True, kw_only=True)
     facts: Mapping[str, str] = attrs.field(factory=dict, hash=False, kw_only=True)
     start_up: StartUp | None = attrs.field(default=None, kw_only=True)
@@ -108,7 +79,7 @@ class HttpEndpoint:
         Raises:
             InvalidValueError: It holds a key, or a header whose name sounds secret.
         """
-        secret = [name for name, _ in self.headers if name.lower() in _SECRET_HEADERS or sounds_secret(name)]
+        secret = [name for name, _ in self.headers if is_secret(name)]
         if self.api_key is not None or secret:
             held = "an api_key" if self.api_key is not None else f"the header {secret[0]!r}"
             raise InvalidValueError(
@@ -169,29 +140,44 @@ class HttpClient:
         make_room_for(connections)
 
     async def generate(self, request: GenerationRequest, timeouts: Timeouts) -> Exchange:
-        """Send one request and wait for the end of its answer; every failure is in the `Exchange`."""
+        """Send one request and wait for the end of its answer; every failure is in the `Exchange`.
+
+        Raises:
+            CancelledError: The caller was cancelled; the `Exchange` is its argument where the server had told of an error before.
+        """
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         arrivals = Arrivals()
         answer = _Answer(self.protocol, arrivals)
+        try:
+            failure = await self._carry(request, arrivals, answer, timeouts, started_s)
+            while answer.decode(_SLICE_READS):  # noqa: ASYNC110 - not a wait: a turn for whatever else is due
+                await asyncio.sleep(0)
+        except asyncio.CancelledError as cancelled:
+            answer.decode_all()
+            stopped = Failure(FailureKind.CANCELLED, "cancelled while in flight")
+            exchange = answer.exchange(request, stopped, started_s=started_s, ended_s=loop.time())
+            if exchange.failure != stopped:
+                cancelled.args = (exchange,)
+            raise
+        ended_s = arrivals.ended_s if failure is None and arrivals.ended_s is not None else loop.time()
+        return answer.exchange(request, failure, started_s=started_s, ended_s=ended_s)
+
+    async def _carry(
+        self, request: GenerationRequest, arrivals: Arrivals, answer: _Answer, timeouts: Timeouts, started_s: float
+    ) -> Failure | None:
+        """Have the request carried, within its limits; what failed of that."""
         http_request = self.protocol.encode(request)
-        failure: Failure | None = None
         try:
             async with asyncio.timeout(None) as limit:
                 watch = _Watch(answer, timeouts, limit, started_s)
                 try:
-                    failure = await self.transport.exchange(
-                        http_request, arrivals, connect_timeout_s=timeouts.connect_s
-                    )
+                    return await self.transport.exchange(http_request, arrivals, connect_timeout_s=timeouts.connect_s)
                 finally:
                     watch.stop()
         except TimeoutError:
             head = arrivals.head
-            failure = watch.failure and attrs.evolve(watch.failure, status=None if head is None else head.status)
-        while answer.decode(_SLICE_READS):  # noqa: ASYNC110 - not a wait: a turn for whatever else is due
-            await asyncio.sleep(0)
-        ended_s = arrivals.ended_s if failure is None and arrivals.ended_s is not None else loop.time()
-        return answer.exchange(request, failure, started_s=started_s, ended_s=ended_s)
+            return watch.failure and attrs.evolve(watch.failure, status=None if head is None else head.status)
 
 
 class _Answer:
@@ -230,12 +216,19 @@ class _Answer:
                     instants_s.append(instant_s)
         return bool(pieces)
 
+    def decode_all(self) -> None:
+        """Decode what has arrived."""
+        while self.decode(_SLICE_READS):
+            pass
+
     def exchange(
         self, request: GenerationRequest, failure: Failure | None, *, started_s: float, ended_s: float
     ) -> Exchange:
         """What became of the request."""
         completion = Completion() if self._decoder is None else self._decoder.close(clean=failure is None)
-        failure = completion.failure or failure if failure is None else failure
+        failure = _decisive(completion.failure, failure)
+        if failure is not None:
+            failure = attrs.evolve(failure, message=without_secrets(failure.message, self._arrivals.sent_headers))
         completion = attrs.evolve(completion, failure=failure)
         head = self._arrivals.head
         streamed = head is not None and is_stream(head.headers)
@@ -265,6 +258,13 @@ class _Answer:
         if completion.failure is None and self._last_s is not None:
             self._counts.append(1)
             self.instants_s.append(self._last_s)
+
+
+def _decisive(decoded: Failure | None, carried: Failure | None) -> Failure | None:
+    """Of what the answer's bytes say and what became of the request: a server that said why knows better than a broken connection."""
+    if carried is None or (decoded and decoded.kind in _SAID_KINDS and carried.kind not in _SAID_KINDS):
+        return decoded
+    return carried
 
 
 def _by_arrival(
@@ -305,8 +305,7 @@ class _Watch:
         return due_s, Failure(kind, f"limit of {limit_s:g} s exceeded")
 
     def _check(self) -> None:
-        while self._answer.decode(_SLICE_READS):
-            pass
+        self._answer.decode_all()
         due_s, failure = self._due()
         now_s = self._loop.time()
         if due_s <= now_s:

@@ -57,6 +57,10 @@ class Client(Protocol):
 
         Returns:
             What became of it. A failure of any kind is in the `Exchange`: nothing is raised but cancellation.
+
+        Raises:
+            CancelledError: The caller was cancelled. Its argument may be the `Exchange` of a request that had failed by then: of
+                which the server had told an error, but not ended its answer.
         """
 
     @property

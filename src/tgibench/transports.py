@@ -42,6 +42,7 @@ class Arrivals:
         sent_s: When the request had been handed to the socket; None before.
         connect_s: How long opening a connection took; None when an open one was used.
         ended_s: When the last byte came; None before the body was whole.
+        sent_headers: All that the request was sent with, credentials among them; empty before.
         take: Hands out what came since it was last called, as ``(instant, bytes)`` pieces.
         catch_up: Reads what waits for any request; to be called before each piece of work on the answer, since hundreds may end at once.
     """
@@ -50,6 +51,7 @@ class Arrivals:
     sent_s: float | None = None
     connect_s: float | None = None
     ended_s: float | None = None
+    sent_headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     take: Callable[[], Iterator[tuple[float, bytes]]] = lambda: iter(())
     catch_up: Callable[[], None] = lambda: None
     _connecting_since_s: float | None = None
@@ -124,6 +126,7 @@ class AiohttpTransport:
         if self._reader is not None:
             arrivals.catch_up = self._reader.catch_up
             arrivals.catch_up()
+        arrivals.sent_headers = (*self._session.headers.items(), *request.headers)
         try:
             response = await self._session.request(
                 request.method,

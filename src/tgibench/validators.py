@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 from tgibench.errors import InvalidValueError
 
@@ -17,9 +18,12 @@ __all__ = [
     "below_one",
     "count",
     "day_or_none",
+    "header_lines",
+    "http_url",
     "is_finite_number",
     "not_blank",
     "not_negative",
+    "one_line",
     "share",
 ]
 
@@ -82,3 +86,37 @@ def ascending_instants(_: object, attribute: attrs.Attribute[tuple[float, ...]],
                 f"{attribute.name} must be seconds of at least 0 in ascending order, got {start!r} after {before!r}"
             )
         before = start
+
+
+def http_url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """The address of an HTTP server, without user and password."""
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        secret = parts.username is not None or parts.password is not None
+        more = "?" in value or "#" in value
+    except ValueError:
+        valid = secret = more = False
+    if secret:
+        raise InvalidValueError(f"{attribute.name} must hold no user or password: give a key with api_key or headers")
+    if not valid:
+        raise InvalidValueError(f"{attribute.name} must be http://host[:port] or https://…, got {value!r}")
+    if more:
+        raise InvalidValueError(
+            f"{attribute.name} must end where the protocol adds its path: one with ? or # was given; a key belongs in headers"
+        )
+
+
+def one_line(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
+    """Printable ASCII on one line, or None; the value is not shown."""
+    if value is not None and not (value.isprintable() and value.isascii()):
+        raise InvalidValueError(f"{attribute.name} must be printable ASCII on one line; the one given is not")
+
+
+def header_lines(
+    endpoint: object, attribute: attrs.Attribute[tuple[tuple[str, str], ...]], value: tuple[tuple[str, str], ...]
+) -> None:
+    """Pairs of such texts."""
+    for pair in value:
+        for part in pair:
+            one_line(endpoint, cast("attrs.Attribute[str | None]", attribute), part)

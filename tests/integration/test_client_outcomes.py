@@ -9,8 +9,8 @@ import sys
 import pytest
 
 import tgibench as tb
-from outcomes import CHAT, EVENTS, FAILURES, SUCCESSES, TGI, N, stream
-from scripted_server import END, HEAD, RESET, chunk, response, serving
+from outcomes import CHAT, EVENTS, FAILURES, OVERLOAD, SUCCESSES, TGI, N, stream
+from scripted_server import ABORT, END, HEAD, RESET, chunk, response, serving
 
 FAST = tb.Timeouts(connect_s=2.0, first_token_s=0.3, between_tokens_s=0.3, total_s=0.8)
 
@@ -20,6 +20,29 @@ async def ask(script, protocol=TGI, *, requests=1, timeouts=FAST, stream=True):
     async with serving(lambda number: script) as url, tb.HttpEndpoint(url, protocol).connect() as client:
         request = tb.GenerationRequest(prompt="Hello", max_new_tokens=N, stream=stream)
         return [await client.generate(request, timeouts) for _ in range(requests)]
+
+
+async def cancelled(script, protocol=TGI):
+    """Cancel a request after a while; the arguments of the cancellation."""
+    told = []
+
+    async def asking(client):
+        try:
+            await client.generate(tb.GenerationRequest(prompt="Hello"), tb.Timeouts())
+        except asyncio.CancelledError as cancellation:
+            told.append(cancellation.args)
+            raise
+
+    async with (
+        serving(lambda number: script) as url,
+        tb.HttpEndpoint(url, protocol).connect() as client,
+        asyncio.TaskGroup() as group,
+    ):
+        task = group.create_task(asking(client))
+        await asyncio.sleep(0.2)
+        task.cancel()
+    (arguments,) = told
+    return arguments
 
 
 @pytest.mark.parametrize("name", SUCCESSES)
@@ -45,6 +68,43 @@ async def test_every_failure_has_its_one_kind_and_keeps_the_partial_tokens(name)
     if tokens is not None:
         assert exchange.output_tokens == tokens
         assert int(exchange.chunk_tokens.sum()) == tokens
+
+
+SAID = {  # of an error, before the answer is whole
+    "an event": (TGI, [HEAD, chunk(OVERLOAD)], "overloaded", 200, "Model is overloaded"),
+    "a chat event": (
+        CHAT,
+        [HEAD, chunk(b'data: {"error":{"message":"Input validation error: x"}}\n\n')],
+        "validation",
+        200,
+        "Input validation error: x",
+    ),
+    "HTTP 503": (TGI, [response(503, b"Overloaded.", "text/plain")[:-1]], "overloaded", 503, "Overloaded"),
+    "HTTP 422 alone": (TGI, [response(422, b"x")[:-1]], "validation", 422, "HTTP 422 with an empty body"),
+}
+
+
+@pytest.mark.parametrize("end", [ABORT, RESET, 5.0], ids=["closed", "reset", "for ever"])
+@pytest.mark.parametrize("name", SAID)
+async def test_what_the_server_said_of_an_error_is_kept_when_the_connection_then_fails(name, end):
+    """Kind, status and words are those of the same error delivered whole."""
+    protocol, script, *said = SAID[name]
+    (exchange,) = await ask([*script, 0.05, end], protocol)
+    assert [exchange.failure.kind, exchange.failure.status, exchange.failure.message] == said
+
+
+@pytest.mark.parametrize("name", SAID)
+async def test_what_the_server_said_of_an_error_is_told_of_a_cancelled_request(name):
+    """The exchange is an argument of the cancellation."""
+    protocol, script, *said = SAID[name]
+    (exchange,) = await cancelled([*script, 5.0], protocol)
+    assert [exchange.failure.kind, exchange.failure.status, exchange.failure.message] == said
+
+
+@pytest.mark.parametrize("script", [[5.0], [HEAD, 5.0], [HEAD, chunk(EVENTS[0]), chunk(OVERLOAD[:30]), 5.0]])
+async def test_a_cancellation_before_the_server_said_anything_tells_nothing(script):
+    """It is a cancellation and no more."""
+    assert await cancelled(script) == ()
 
 
 @pytest.mark.parametrize(

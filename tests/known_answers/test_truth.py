@@ -138,6 +138,17 @@ def test_four_tokens_a_chunk(protocol, script):
     assert metrics.icl_s.max == pytest.approx(4 * STEP_S)
 
 
+@pytest.mark.parametrize("per_chunk", [4, 16, 32])
+def test_several_tokens_a_chunk_with_the_finish_and_usage_apart(per_chunk):
+    """TPOT is as exact: the chunk that tells the finish reason alone carried none of them."""
+    chunks = TOKENS // per_chunk
+    texts = [(TTFT_S + (k * per_chunk - 1) * STEP_S, chat_event(" w" * per_chunk)) for k in range(1, chunks + 1)]
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":%d}}\n\n' % TOKENS
+    metrics = measured(CHAT, Script((*texts, (LATENCY_S, chat_event("", finish="stop")), (LATENCY_S, usage))))
+    assert metrics.tpot_s.mean == pytest.approx(STEP_S)
+    assert metrics.output_tokens.mean == TOKENS
+
+
 ERROR = b'data: {"error":"Request failed during generation: x","error_type":"generation"}\n\n'
 RESET = tb.Failure(tb.FailureKind.CONNECTION_RESET, "reset by peer", 200)
 REFUSED = Script(((0.001, b'{"error":"Model is overloaded"}'),), head=ResponseHead(429, {}))

@@ -111,7 +111,6 @@ def sweep(store, backend=None, **options):
         (SageMakerBackend(), SageMakerBackend(endpoint_name="another")),
         (SageMakerBackend(), SageMakerBackend(inference_ami="al2-ami")),
     ],
-    ids=repr,
 )
 def test_backends_that_measure_something_else_are_told_apart(one, other):
     """Whatever decides what is measured."""
@@ -134,7 +133,6 @@ def test_backends_that_measure_something_else_are_told_apart(one, other):
         (tb.DockerBackend(), tb.DockerBackend(port=8123, hf_token="hf-secret", cache="weights")),
         (SageMakerBackend(), SageMakerBackend(role_arn="arn:aws:iam::1:role/r", lifetime_s=60.0, poll_s=1.0)),
     ],
-    ids=repr,
 )
 def test_what_decides_nothing_of_the_figures_tells_nothing_apart(one, other):
     """Secrets, patience, ports."""
@@ -201,7 +199,6 @@ def test_an_identity_is_the_same_in_every_process():
             {"prompts": tb.FixedPrompt(prompt="x", input_tokens=1000)},
         ),
     ],
-    ids=repr,
 )
 def test_a_cell_does_not_stand_for_another(tmp_path, one, other):
     """What was measured otherwise is measured anew; both are kept, and each is found again."""

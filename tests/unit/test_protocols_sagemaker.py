@@ -161,6 +161,20 @@ def test_a_model_error_without_its_fields_is_read_from_its_sentence():
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"OriginalStatusCode":429,"OriginalMessage":"Model is over',
+        b'{"Message":"Received client error (429) from primary with mess',
+    ],
+)
+def test_a_model_error_that_was_cut_off_is_read_as_far_as_it_came(body):
+    """The container's status is in it, and so are the words that came."""
+    failure = refusal(424, body, "ModelError")
+    assert (failure.kind, failure.status) == (tb.FailureKind.OVERLOADED, 424)
+    assert body.decode() in failure.message
+
+
+@pytest.mark.parametrize(
     ("status", "name", "kind"),
     [
         (400, "ThrottlingException", tb.FailureKind.OVERLOADED),

@@ -18,6 +18,12 @@ from tgibench.protocols._tokens import settle_tokens
         ([1, 1, 1], 3, False, [1, 1, 1], True),  # as many chunks as tokens: each held one
         ([1, 1, 1, 1], 16, False, [4, 4, 4, 4], False),  # four a chunk
         ([1, 1, 1], 10, False, [3, 4, 3], False),  # cumulative rounding: 3.33, 6.67, 10
+        ([1, 1, 0], 3, False, [1, 1, 1], True),  # one a chunk: the last is the end-of-sequence token
+        ([1, 1, 0], 2, False, [1, 1], True),  # here the server did not count it
+        ([1, 1, 1, 1, 0], 64, False, [16, 16, 16, 16], False),  # sixteen a chunk: the finish alone carries none
+        ([1, 1, 0], 64, False, [32, 32], False),
+        ([4, 4, 0], 9, True, [4, 4, 1], True),  # several a chunk, each told: the end-of-sequence token is apart
+        ([0], 5, False, [5], False),  # no text at all: nothing else carried them
         ([1, 1], None, False, [1, 1], False),  # no total
     ],
 )

@@ -16,6 +16,7 @@ from tgibench.errors import DeployError
 from tgibench.identities import changed, identity
 from tgibench.protocols.tgi import TgiProtocol
 from tgibench.provenance import Source
+from tgibench.secret_headers import without_secrets
 from tgibench.validators import above_zero
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ async def _unhealthy(session: aiohttp.ClientSession, endpoint: HttpEndpoint, pat
     except aiohttp.ClientConnectorCertificateError as error:
         raise DeployError(f"{endpoint.url}: {error.certificate_error}; verify_tls=False accepts it unseen") from error
     except (aiohttp.ClientError, OSError) as error:
-        return str(error) or type(error).__name__
+        return without_secrets(str(error), endpoint.all_headers) or type(error).__name__
 
 
 async def _json(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:

@@ -89,8 +89,8 @@ class StreamDecoder(Protocol):
 
         Args:
             clean: False when the connection broke or timed out before the body was whole: what came is then kept, and the
-                caller knows the failure better than the decoder. True: the decoder decides between success, truncation, an error
-                event and bytes it cannot understand.
+                caller knows the failure better than the decoder, unless the server had told of an error. True: the decoder
+                decides between success, truncation, an error event and bytes it cannot understand.
         """
 
 

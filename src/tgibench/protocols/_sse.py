@@ -21,7 +21,7 @@ class EventStream:
         return self._begun and not (self._rest or self._lines or self._after_cr)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The data of the events that this piece completes, in order; several data lines are joined by a line feed."""
+        """The data of the events that this piece completes, in order, empty ones too; several data lines are joined by a line feed."""
         if (
             data.startswith(b"data:")
             and data.endswith(b"\n\n")

@@ -42,8 +42,9 @@ def settle_tokens(counts: Sequence[int], completion: Completion, *, known: bool)
     """Settle an answer's tokens.
 
     The server's total wins. Where the chunks' own counts do not sum to it, it is spread over the chunks so that chunk k
-    ends at round(total · k / chunks). A chunk without text is kept only when the server counted more tokens than there are
-    chunks with text: it then carried the end-of-sequence token.
+    ends at round(total · k / chunks). A chunk without text is kept only when the server counted more tokens than the chunks
+    with text have: it then carried the end-of-sequence token. Where the protocol does not tell each chunk's tokens, it is dropped too
+    when the server counted more tokens than there are chunks: they then carried several each, and a finish reason alone carries none.
 
     Args:
         counts: As `StreamDecoder.feed` gave them.
@@ -62,7 +63,8 @@ def settle_tokens(counts: Sequence[int], completion: Completion, *, known: bool)
             output_tokens=int(own.sum()),
             tokens_from=TokensFrom.CHUNKS,
         )
-    kept = np.ones(len(numbers), dtype=bool) if total > numbers.sum() else with_text
+    empty_may_carry = known or total <= len(numbers) or not with_text.any()
+    kept = np.ones(len(numbers), dtype=bool) if total > numbers.sum() and empty_may_carry else with_text
     tokens = np.maximum(numbers[kept], 1)
     settled = int(tokens.sum()) == total
     if not settled and len(tokens):

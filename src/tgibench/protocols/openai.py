@@ -198,6 +198,8 @@ class _OpenAIStream:
         if event == b"[DONE]":
             self._done = True
             return None
+        if not event.strip():  # a heartbeat may be an event without data
+            return None
         try:
             number = self._answer.take(json_object(event), "delta")
         except UndecodableError as error:

@@ -29,7 +29,7 @@ __all__ = ["SageMakerProtocol"]
 
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _STREAM_TYPE = "text/event-stream"
-_ORIGINAL_STATUS = re.compile(r"Received (?:client|server) error \((\d{3})\)")
+_ORIGINAL_STATUS = re.compile(r'(?:Received (?:client|server) error \(|"OriginalStatusCode":\s*)(\d{3})')
 # a refused signature's message repeats what was signed, a session token among it
 _CANONICAL = re.compile(r"\s*The Canonical String.*", re.DOTALL)
 _OVERLOADS = frozenset({"ThrottlingException", "Throttling", "ModelNotReadyException", "ServiceUnavailable"})
@@ -183,7 +183,8 @@ class _Refusal:
         return Completion(failure=Failure(kind, f"{name}: {message}", self._head.status))
 
     def _of_container(self, body: dict[str, Any]) -> Failure:
-        message, original = str(body.get("Message") or ""), body.get("OriginalMessage")
+        text = "" if body else self._body.decode("utf-8", "replace")  # cut off, or no JSON
+        message, original = str(body.get("Message") or text), body.get("OriginalMessage")
         status = body.get("OriginalStatusCode")
         if not isinstance(status, int) or isinstance(status, bool):
             said = _ORIGINAL_STATUS.search(message)

@@ -145,7 +145,7 @@ class _TgiStream:
             raw = routine[1]
             self._raw_texts.append(raw)
             return 1 if raw else 0
-        if event == b"[DONE]":
+        if event == b"[DONE]" or not event.strip():  # a heartbeat may be an event without data
             return None
         try:
             return self._take_object(json_object(event))
