@@ -351,7 +351,7 @@ def test_measurements_without_a_figure_are_told_from_none():
     assert not outcome.decided
     assert len(outcome.without_figure) == 2
     for skipped in outcome.skipped:
-        assert skipped.reason.startswith("measured, but without a usd_per_million_output_tokens: 0 of ")
+        assert skipped.reason.startswith("measured, but stopped early: 0 of ")
 
 
 def test_an_open_load_is_measured_where_nothing_predicts_it():
@@ -542,7 +542,7 @@ def test_a_sweep_goes_on_from_its_store_with_a_backend_that_has_an_identity_and_
     backend = tb.Emulator(ready_after_s=600, jitter_s=0.001)
     slo, timeouts = tb.SLO(latency_s=60.0), tb.Timeouts(total_s=500.0)
     measure = functools.partial(tb.measure, backend=backend, prompts=PROMPTS, slo=slo, timeouts=timeouts)
-    goals = [tb.Goal(name="good", load=HIGH, of="goodput_rps", lower=False)]
+    goals = [tb.Goal(name="good", load=HIGH, of="goodput_rps")]
 
     def swept():
         return tb.virtual_time.run(
