@@ -45,7 +45,8 @@ class ClosedPhase:
         users: Requests in flight.
         indices: Numbers of the requests to send, in order; the phase ends when they run out. None: by number, `first` and on.
         duration_s: No request starts later than this after the phase's start; None for no limit.
-        think_time_s: Pause of each user between an answer and its next request.
+        think_time_s: Pause of each user between an answer and its next request; it ends with the duration, and there is none after a
+            user's last answer.
         warm_up_s: Seconds at the phase's start that steady-state metrics leave out.
     """
 
@@ -160,7 +161,8 @@ class ClosedLoop:
         duration_s: No request starts later; those in flight are let finish.
         requests: Number of requests instead of a duration.
         warm_up_s: Seconds at the start that steady-state metrics leave out.
-        think_time_s: Pause of each user between an answer and its next request.
+        think_time_s: Pause of each user between an answer and its next request; it ends with the duration, and there is none after a
+            user's last answer.
 
     Raises:
         InvalidValueError: A value is out of range, or not exactly one of `duration_s` and `requests` is given.

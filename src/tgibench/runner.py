@@ -170,7 +170,7 @@ class _Run:
                 else:
                     self._users.add(None)
                     await self._open(phase, begin_s, in_flight)
-                self._end_window()
+                    self._end_window()
                 begin_s = self._planned_end(phase, begin_s)
 
     def _planned_end(self, phase: Phase, begin_s: float) -> float | None:
@@ -181,16 +181,29 @@ class _Run:
     async def _closed(self, phase: ClosedPhase, begin_s: float) -> None:
         indices = iter(phase.indices)
         end_s = None if phase.duration_s is None else begin_s + phase.duration_s
+        taken = sent = 0
+        ran_out = False
 
         async def user() -> None:
-            while not self._stopping.is_set() and (end_s is None or self._loop.time() < end_s):
+            nonlocal taken, sent, ran_out
+            pause_s = 0.0
+            while not self._stopping.is_set():
+                if end_s is not None and self._loop.time() + pause_s >= end_s:
+                    await self._sleep(end_s - self._loop.time())
+                    self._end_window(end_s)
+                    break
                 index = next(indices, None)
                 if index is None:
+                    ran_out = True
+                    self._end_window(self._loop.time() + pause_s)
                     break
+                taken += 1
+                await self._sleep(pause_s)
+                if self._stopping.is_set() or (end_s is not None and self._loop.time() >= end_s):
+                    continue
+                sent += 1
                 await self._one(index, self._loop.time(), open_loop=False)
-                if phase.think_time_s:
-                    await self._sleep(phase.think_time_s)
-            self._end_window(end_s)
+                pause_s = phase.think_time_s
 
         try:
             async with asyncio.TaskGroup() as users:
@@ -198,7 +211,9 @@ class _Run:
                     users.create_task(user())
         finally:
             if phase.duration_s is None:
-                self._unsent += _length(indices)
+                self._unsent += taken - sent + _length(indices)
+        if ran_out:
+            self._end_window()  # the last answer may come before the first idle user would have sent again
 
     async def _open(self, phase: OpenPhase, begin_s: float, in_flight: asyncio.TaskGroup) -> None:
         arrivals = iter(phase.arrivals)
@@ -270,10 +285,9 @@ class _Run:
                 await self._stopping.wait()
 
     def _end_window(self, at_s: float | None = None) -> None:
-        """The load is let go now, or was planned to be at `at_s`; the first word of a phase counts."""
-        now_s = self._loop.time()
-        if self._window_stop_s is None:
-            self._window_stop_s = now_s if at_s is None or self._stopping.is_set() else min(at_s, now_s)
+        """The load is let go now, or at `at_s`, which may be yet to come; the earliest word of a phase counts."""
+        at_s = self._loop.time() if at_s is None else at_s
+        self._window_stop_s = at_s if self._window_stop_s is None else min(self._window_stop_s, at_s)
 
     def log(self, health: ClientHealth) -> RequestLog:
         """What was recorded."""

@@ -55,6 +55,55 @@ def test_think_time_pauses_each_user():
     assert log.sent_s.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
 
 
+@pytest.mark.parametrize(
+    ("load", "sent_s", "stop_s", "ended_s"),
+    [
+        (tb.ClosedLoop(2, requests=4, think_time_s=100), [0.0, 0.0, 101.0, 101.0], 102.0, 102.0),
+        (tb.ClosedLoop(2, requests=3, think_time_s=100), [0.0, 0.0, 101.0], 101.0, 102.0),
+        (tb.ClosedLoop(1, requests=1, think_time_s=500), [0.0], 1.0, 1.0),
+        (tb.ClosedLoop(2, duration_s=30, think_time_s=500), [0.0, 0.0], 30.0, 30.0),
+        (tb.ClosedLoop(1, duration_s=3.3, think_time_s=1.5), [0.0, 2.5], 3.3, 3.5),
+    ],
+)
+def test_nobody_thinks_before_a_request_that_will_not_be_sent(load, sent_s, stop_s, ended_s):
+    """By number a run ends with its last answer, by duration with the duration; the window ends when a user would have sent again."""
+
+    async def timed():
+        log = await tb.run_load(FakeServer(1.0), load, PROMPT)
+        return log, asyncio.get_running_loop().time()
+
+    log, now_s = tb.virtual_time.run(timed())
+    assert log.sent_s.tolist() == sent_s
+    assert log.window == tb.Window(0.0, stop_s)
+    assert now_s == pytest.approx(ended_s)
+    assert log.counts["unsent"] == 0
+
+
+def test_the_stage_after_a_thinking_one_begins_at_its_end():
+    """By number that is the last answer; by duration the end of the duration."""
+    by_number, by_time = tb.ClosedLoop(1, requests=1, think_time_s=50), tb.ClosedLoop(1, duration_s=10, think_time_s=50)
+    log = run(FakeServer(1.0), tb.Stages((by_number, by_time, tb.ClosedLoop(1, requests=1))))
+    assert log.sent_s.tolist() == [0.0, 1.0, 11.0]
+
+
+def test_a_request_that_is_being_thought_about_when_a_run_stops_is_unsent():
+    """Given up or cancelled in a pause: the number of every user is accounted for."""
+    load = tb.ClosedLoop(3, requests=20, think_time_s=100)
+    given_up = run(FakeServer(1.0, fails=lambda number: number == 5), load, give_up_after=1)
+    assert given_up.counts == {"issued": 20, "succeeded": 5, "failed": 1, "unsent": 14}
+
+    async def cancelled_at_50():
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(tb.run_load(FakeServer(1.0), load, PROMPT))
+            await asyncio.sleep(50)
+            task.cancel()
+            return await task
+
+    log = tb.virtual_time.run(cancelled_at_50())
+    assert log.counts == {"issued": 20, "succeeded": 3, "failed": 0, "unsent": 17}
+    assert log.window == tb.Window(0.0, 50.0)
+
+
 def test_an_open_loop_follows_its_absolute_schedule():
     """Slow answers delay no arrival: starts are the plan's own."""
     log = run(FakeServer(100.0), tb.ConstantArrivals(10.0, duration_s=5))
