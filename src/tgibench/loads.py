@@ -47,7 +47,7 @@ class ClosedPhase:
         duration_s: No request starts later than this after the phase's start; None for no limit.
         think_time_s: Pause of each user between an answer and its next request; it ends with the duration, and there is none after a
             user's last answer.
-        warm_up_s: Seconds at the phase's start that steady-state metrics leave out.
+        warm_up_s: Seconds at the phase's start that steady-state metrics leave out; only that of a run's first phase counts.
     """
 
     users: int
@@ -65,7 +65,7 @@ class OpenPhase:
         arrivals: ``(number, start)`` pairs, starts ascending, in seconds after the phase's start.
         duration_s: Length of the phase: the next one begins then, whether or not answers are still coming; None: at the last start.
         max_in_flight: Requests allowed in flight at once; later ones wait and keep their planned time. None for no limit.
-        warm_up_s: Seconds at the phase's start that steady-state metrics leave out.
+        warm_up_s: Seconds at the phase's start that steady-state metrics leave out; only that of a run's first phase counts.
         interval_cv: The coefficient of variation of the gaps that is intended, for the arrival self-test; None when none is defined.
     """
 
@@ -219,8 +219,9 @@ def share(total: int, n: int, i: int) -> int:
     return total // n + (i < total % n)
 
 
-def _as_tuple(profiles: Iterable[LoadProfile]) -> tuple[LoadProfile, ...]:
-    return tuple(profiles)
+def _flattened(profiles: Iterable[LoadProfile]) -> tuple[LoadProfile, ...]:
+    nested = (profile.profiles if isinstance(profile, Stages) else (profile,) for profile in profiles)
+    return tuple(itertools.chain.from_iterable(nested))
 
 
 # Request numbers of successive stages lie this far apart, so that no prompt of one stage comes again in the next.
@@ -234,17 +235,23 @@ class Stages:
     After an open stage the next begins at its planned end, answers still coming or not; after a closed one, when its last user is done.
 
     Args:
-        profiles: At least one.
+        profiles: At least one; stages among them are taken for their profiles.
 
     Raises:
-        InvalidValueError: There is none.
+        InvalidValueError: There is none, or a later one than the first has a warm-up: a run has one window.
     """
 
-    profiles: tuple[LoadProfile, ...] = attrs.field(converter=_as_tuple)
+    profiles: tuple[LoadProfile, ...] = attrs.field(converter=_flattened)
 
     def __attrs_post_init__(self) -> None:
         if not self.profiles:
             raise InvalidValueError("Stages needs at least one profile, got none")
+        for stage, profile in enumerate(self.profiles[1:], start=2):
+            if warm_up_s := getattr(profile, "warm_up_s", 0.0):
+                raise InvalidValueError(
+                    f"a run has one window: only the first stage may warm up, but stage {stage} ({profile.label}) has "
+                    f"warm_up_s={warm_up_s!r}"
+                )
 
     @property
     def label(self) -> str:

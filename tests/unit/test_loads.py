@@ -110,6 +110,17 @@ def test_stages_run_on_with_numbers_of_their_own():
     assert [len(part.profiles) for part in stages.split(2)] == [2, 2]
 
 
+def test_stages_of_stages_are_their_stages():
+    """However they are nested, each stage has arrivals and request numbers of its own."""
+    one, two, three = (tb.PoissonArrivals(2.0, duration_s=each) for each in (3, 5, 5))
+    nested = tb.Stages((tb.Stages((one, two)), three))
+    assert nested == tb.Stages((one, two, three))
+    plans = [list(phase.arrivals) for phase in nested.phases(0)]
+    numbers = [number for plan in plans for number, _ in plan]
+    assert len(set(numbers)) == len(numbers)
+    assert [start_s for _, start_s in plans[1]] != [start_s for _, start_s in plans[2]]
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -124,6 +135,12 @@ def test_stages_run_on_with_numbers_of_their_own():
         (lambda: tb.Replay(()), "at least one instant"),
         (lambda: tb.Replay((1.0, 0.5)), "ascending order, got 0.5 after 1.0"),
         (lambda: tb.Stages(()), "at least one profile"),
+        (
+            lambda: tb.Stages(
+                (tb.ClosedLoop(1, duration_s=9, warm_up_s=2), tb.ClosedLoop(5, duration_s=9, warm_up_s=5))
+            ),
+            r"a run has one window: only the first stage may warm up, but stage 2 \(5 users\) has warm_up_s=5",
+        ),
         (lambda: tb.ClosedLoop(2, requests=5).split(3), "cannot be split into 3 parts"),
         (lambda: tb.PoissonArrivals(1.0, duration_s=2, max_in_flight=2).split(3), "cannot be divided among 3 parts"),
     ],
