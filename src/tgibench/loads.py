@@ -10,6 +10,7 @@ the arrivals of all parts together are exactly those of the whole.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Protocol, Self
 
 import attrs
@@ -132,20 +133,43 @@ def check_parts(n: int) -> None:
         raise InvalidValueError(f"a load is split into a whole number of parts of at least 1, got {n!r}")
 
 
+def _ways(of: int | Iterable[int]) -> int | tuple[int, ...]:
+    return of if isinstance(of, int) else tuple(of)
+
+
 @attrs.frozen
 class Part:
-    """Which of how many equal parts a profile is; parts of parts multiply."""
+    """Which of how many equal parts a profile is; parts of parts multiply.
+
+    Args:
+        number: Which, from 0.
+        of: Of how many; of a part that was split again, the ways of each split in turn.
+    """
 
     number: int = 0
-    of: int = 1
+    of: int | tuple[int, ...] = attrs.field(default=1, converter=_ways)
+
+    @property
+    def total(self) -> int:
+        """Of how many in all."""
+        return self.of if isinstance(self.of, int) else math.prod(self.of)
+
+    def splits(self) -> Iterator[tuple[int, int]]:
+        """Which of how many it is of each split in turn."""
+        number = self.number
+        for ways in (self.of,) if isinstance(self.of, int) else self.of:
+            number, which = divmod(number, ways)
+            yield which, ways
 
     def split(self, n: int) -> Iterator[Part]:
         """This part, divided again."""
-        return (Part(self.number + self.of * i, self.of * n) for i in range(n))
+        ways = [each for _, each in (*self.splits(), (0, n)) if each > 1]
+        of = tuple(ways) if len(ways) > 1 else math.prod(ways)  # as it has always been stored
+        return (Part(self.number + self.total * i, of) for i in range(n))
 
     def keep_in_turn(self, indices: Iterator[int]) -> Iterator[int]:
-        """Every `of`-th number."""
-        return itertools.islice(indices, self.number, None, self.of)
+        """Every `total`-th number."""
+        return itertools.islice(indices, self.number, None, self.total)
 
 
 def _limit_text(duration_s: float | None, requests: int | None) -> str:

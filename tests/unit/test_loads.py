@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tgibench as tb
 from tgibench.loads import ClosedPhase
@@ -43,6 +45,50 @@ def test_parts_of_parts_are_exactly_the_whole(profile):
     """Splitting a part again loses and repeats nothing."""
     parts = [arrival for half in profile.split(2) for part in half.split(3) for arrival in arrivals(part, seed=5)]
     assert sorted(parts) == arrivals(profile, seed=5)
+
+
+@pytest.mark.parametrize("profile", OPEN, ids=repr)
+def test_parts_of_a_part_are_exactly_that_part(profile):
+    """However often it is split, the parts together are what was split, and no two have an arrival in common."""
+    for half in profile.split(2):
+        thirds = half.split(3)
+        assert sorted(arrival for third in thirds for arrival in arrivals(third, seed=3)) == arrivals(half, seed=3)
+        for third in thirds:
+            parts = [arrival for part in third.split(2) for arrival in arrivals(part, seed=3)]
+            assert sorted(parts) == arrivals(third, seed=3)
+
+
+@given(st.sampled_from(OPEN), st.lists(st.integers(1, 4), max_size=3), st.integers(0, 2**40), st.data())
+def test_any_part_is_exactly_its_parts(profile, splits, seed, data):
+    """A part reached by any splits, divided by any number; dividing by one changes nothing."""
+    for n in splits:
+        profile = data.draw(st.sampled_from(profile.split(n)))
+    assert profile.split(1) == (profile,)
+    parts = [arrival for part in profile.split(data.draw(st.integers(1, 4))) for arrival in arrivals(part, seed)]
+    assert sorted(parts) == arrivals(profile, seed)
+
+
+def test_parts_of_different_parts_are_drawn_independently():
+    """Of the k-th arrivals of two halves, each kept by half of its lots, a quarter is kept of both."""
+    halves = tb.Replay(tuple(float(k) for k in range(40_000))).split(2)
+    kept = [np.isin(arrivals(half), arrivals(half.split(2)[0]))[:19_000, 0] for half in halves]
+    assert np.mean(kept[0] & kept[1]) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_part_of_a_part_is_stored_and_read_like_any_load(tmp_path):
+    """It comes back equal, so that it can be run again."""
+    part = tb.PoissonArrivals(8.0, duration_s=20).split(2)[1].split(3)[2]
+    assert part.label == "1.33333 req/s poisson"
+    study = tb.virtual_time.run(
+        tb.sweep(
+            [tb.Deployment("meta-llama/Llama-2-7b-hf", "ml.g5.2xlarge")],
+            [part],
+            backend=tb.Emulator(),
+            prompts=tb.SyntheticPrompts(max_new_tokens=5),
+            store=tmp_path,
+        )
+    )
+    assert tb.read_study(tmp_path).measurements[0].load == part == study.measurements[0].load
 
 
 @pytest.mark.parametrize("profile", OPEN, ids=repr)
