@@ -61,6 +61,11 @@ def _kept(
     return (arrival for arrival, lot in zip(arrivals, lots, strict=False) if lot == which)
 
 
+def _known(requests: int | None, part: Part) -> int | None:
+    """How many requests a part by lot has: known of the whole only."""
+    return requests if part.total == 1 else None
+
+
 def _split_open(profile: _Open, n: int) -> tuple[_Open, ...]:
     check_parts(n)
     cap = profile.max_in_flight
@@ -110,10 +115,26 @@ class ConstantArrivals:
         yield OpenPhase(
             arrivals=itertools.islice(arrivals, self.part.number, None, self.part.total),
             duration_s=self.duration_s,
+            requests=self._requests(),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
             interval_cv=0.0,
         )
+
+    def _requests(self) -> int | None:
+        """How many there are; None where the grid is finer than floating point can tell."""
+        total = self.requests
+        if self.duration_s is not None:
+            expected = self.rate_rps * self.duration_s
+            if expected >= 2**52:
+                return None
+            total = math.ceil(expected)
+            while total / self.rate_rps < self.duration_s:  # the product is rounded, the instants are quotients
+                total += 1
+            while total and (total - 1) / self.rate_rps >= self.duration_s:
+                total -= 1
+        assert total is not None  # noqa: S101 - one of the two is given
+        return (total - self.part.number + self.part.total - 1) // self.part.total
 
     def split(self, n: int) -> tuple[ConstantArrivals, ...]:
         """Every n-th arrival each."""
@@ -146,6 +167,7 @@ class PoissonArrivals:
         yield OpenPhase(
             arrivals=_keep_by_lot(arrivals, self.part, seed),
             duration_s=self.duration_s,
+            requests=_known(self.requests, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
             interval_cv=1.0,
@@ -196,6 +218,7 @@ class GammaArrivals:
         yield OpenPhase(
             arrivals=_keep_by_lot(arrivals, self.part, seed),
             duration_s=self.duration_s,
+            requests=_known(self.requests, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
             interval_cv=1 / math.sqrt(self.burstiness) if self.part.total == 1 else None,
@@ -258,6 +281,7 @@ class Ramp:
         yield OpenPhase(
             arrivals=_keep_by_lot(enumerate(self._seconds(operational).tolist()), self.part, seed),
             duration_s=length_s,
+            requests=_known(number, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
         )
@@ -301,6 +325,7 @@ class Replay:
         yield OpenPhase(
             arrivals=_keep_by_lot(enumerate(self.starts), self.part, seed),
             duration_s=None,
+            requests=_known(len(self.starts), self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
         )

@@ -31,6 +31,7 @@ __all__ = [
     "Phase",
     "Stages",
     "check_parts",
+    "count_requests",
     "most_in_flight",
     "one_limit",
     "planned_s",
@@ -46,6 +47,7 @@ class ClosedPhase:
         users: Requests in flight.
         indices: Numbers of the requests to send, in order; the phase ends when they run out. None: by number, `first` and on.
         duration_s: No request starts later than this after the phase's start; None for no limit.
+        requests: How many indices there are, where that is known; otherwise a run that is stopped counts what is left of them.
         think_time_s: Pause of each user between an answer and its next request; it ends with the duration, and there is none after a
             user's last answer.
         warm_up_s: Seconds at the phase's start that steady-state metrics leave out; only that of a run's first phase counts.
@@ -54,6 +56,7 @@ class ClosedPhase:
     users: int
     indices: Iterable[int]
     duration_s: float | None
+    requests: int | None = None
     think_time_s: float = 0.0
     warm_up_s: float = 0.0
 
@@ -65,6 +68,7 @@ class OpenPhase:
     Args:
         arrivals: ``(number, start)`` pairs, starts ascending, in seconds after the phase's start.
         duration_s: Length of the phase: the next one begins then, whether or not answers are still coming; None: at the last start.
+        requests: How many arrivals there are, where that is known; otherwise a run that is stopped counts what is left of them.
         max_in_flight: Requests allowed in flight at once; later ones wait and keep their planned time. None for no limit.
         warm_up_s: Seconds at the phase's start that steady-state metrics leave out; only that of a run's first phase counts.
         interval_cv: The coefficient of variation of the gaps that is intended, for the arrival self-test; None when none is defined.
@@ -72,12 +76,20 @@ class OpenPhase:
 
     arrivals: Iterable[tuple[int, float]]
     duration_s: float | None
+    requests: int | None = None
     max_in_flight: int | None = None
     warm_up_s: float = 0.0
     interval_cv: float | None = None
 
 
 Phase = ClosedPhase | OpenPhase
+
+MOST_COUNTED = 2_000_000  # takes about half a second
+
+
+def count_requests(plan: Iterable[object]) -> int:
+    """How many requests a plan holds that does not say so; beyond `MOST_COUNTED` they are not counted."""
+    return sum(1 for _ in itertools.islice(plan, MOST_COUNTED))
 
 
 def most_in_flight(phases: Iterable[Phase]) -> int:
@@ -216,6 +228,7 @@ class ClosedLoop:
             users=self.concurrency if self.requests is None else min(self.concurrency, self.requests),
             indices=numbers if self.requests is None else itertools.islice(numbers, self.requests),
             duration_s=self.duration_s,
+            requests=self.requests,
             think_time_s=self.think_time_s,
             warm_up_s=self.warm_up_s,
         )

@@ -167,6 +167,39 @@ def test_stages_of_stages_are_their_stages():
     assert [start_s for _, start_s in plans[1]] != [start_s for _, start_s in plans[2]]
 
 
+@given(
+    st.sampled_from(OPEN) | st.builds(tb.ConstantArrivals, st.floats(0.01, 50), duration_s=st.floats(0.01, 50)),
+    st.lists(st.integers(1, 4), max_size=2),
+    st.data(),
+)
+def test_a_phase_that_says_how_many_requests_it_has_is_right(profile, splits, data):
+    """A constant rate always knows, parts too; what is given to parts by lot has no number before it is drawn."""
+    for n in splits:
+        profile = data.draw(st.sampled_from(profile.split(n)))
+    for load in (profile, tb.Stages((tb.ClosedLoop(2, requests=3), profile))):
+        *_, phase = load.phases(1)
+        assert phase.requests in (None, len(list(phase.arrivals)))
+        assert phase.requests is not None or not isinstance(profile, tb.ConstantArrivals)
+
+
+@pytest.mark.parametrize(
+    ("load", "requests"),
+    [
+        (tb.ClosedLoop(3, requests=10**15), [10**15]),
+        (tb.ClosedLoop(3, duration_s=10), [None]),
+        (tb.PoissonArrivals(5.0, requests=10**15), [10**15]),
+        (tb.ConstantArrivals(5.0, duration_s=1e12), [5 * 10**12]),
+        (tb.ConstantArrivals(5.0, requests=10**15).split(2)[1], [5 * 10**14]),
+        (tb.ConstantArrivals(5.0, duration_s=1e300), [None]),
+        (tb.PoissonArrivals(5.0, requests=10**15).split(2)[1], [None]),
+        (tb.Stages((tb.ClosedLoop(3, requests=10**9), tb.Replay((0.0, 1.0)))), [10**9, 2]),
+    ],
+)
+def test_large_plans_say_how_many_requests_they_have_without_counting(load, requests):
+    """By number and at a constant rate; where only drawing would tell, they do not say."""
+    assert [phase.requests for phase in load.phases(0)] == requests
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
