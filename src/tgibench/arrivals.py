@@ -41,11 +41,29 @@ def _limited(starts: Iterator[float], duration_s: float | None, requests: int | 
 
 
 def _keep_by_lot(arrivals: Iterator[tuple[int, float]], part: Part, seed: int) -> Iterator[tuple[int, float]]:
-    """Give each arrival to one part by lot: what is kept of a Poisson process is a Poisson process."""
-    if part.of == 1:
-        return arrivals
-    lots = _draws(np.random.default_rng([seed, 4]), lambda rng, size: rng.integers(part.of, size=size).astype(float))
-    return (arrival for arrival, lot in zip(arrivals, lots, strict=False) if lot == part.number)
+    """Give each arrival to one part by lot: what is kept of a Poisson process is a Poisson process.
+
+    A part of a part is drawn from that part's own arrivals, by lots that are independent of those of other parts.
+    """
+    number, total = 0, 1
+    for level, (which, ways) in enumerate(part.splits()):
+        if ways > 1:
+            stream = [seed, 4, level, number] if level else [seed, 4]
+            arrivals = _kept(arrivals, which, ways, np.random.default_rng(stream))
+        number, total = number + total * which, total * ways
+    return arrivals
+
+
+def _kept(
+    arrivals: Iterator[tuple[int, float]], which: int, ways: int, rng: np.random.Generator
+) -> Iterator[tuple[int, float]]:
+    lots = _draws(rng, lambda rng, size: rng.integers(ways, size=size).astype(float))
+    return (arrival for arrival, lot in zip(arrivals, lots, strict=False) if lot == which)
+
+
+def _known(requests: int | None, part: Part) -> int | None:
+    """How many requests a part by lot has: known of the whole only."""
+    return requests if part.total == 1 else None
 
 
 def _split_open(profile: _Open, n: int) -> tuple[_Open, ...]:
@@ -87,7 +105,7 @@ class ConstantArrivals:
     @property
     def label(self) -> str:
         """The rate."""
-        return f"{self.rate_rps / self.part.of:g} req/s constant"
+        return f"{self.rate_rps / self.part.total:g} req/s constant"
 
     def phases(self, seed: int) -> Iterator[Phase]:
         """One open phase on an even grid that starts at 0."""
@@ -95,12 +113,28 @@ class ConstantArrivals:
         # k / rate and not k · (1 / rate): no drift, and a part's instants are the whole's to the last bit
         arrivals = _limited((k / self.rate_rps for k in itertools.count()), self.duration_s, self.requests)
         yield OpenPhase(
-            arrivals=itertools.islice(arrivals, self.part.number, None, self.part.of),
+            arrivals=itertools.islice(arrivals, self.part.number, None, self.part.total),
             duration_s=self.duration_s,
+            requests=self._requests(),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
             interval_cv=0.0,
         )
+
+    def _requests(self) -> int | None:
+        """How many there are; None where the grid is finer than floating point can tell."""
+        total = self.requests
+        if self.duration_s is not None:
+            expected = self.rate_rps * self.duration_s
+            if expected >= 2**52:
+                return None
+            total = math.ceil(expected)
+            while total / self.rate_rps < self.duration_s:  # the product is rounded, the instants are quotients
+                total += 1
+            while total and (total - 1) / self.rate_rps >= self.duration_s:
+                total -= 1
+        assert total is not None  # noqa: S101 - one of the two is given
+        return (total - self.part.number + self.part.total - 1) // self.part.total
 
     def split(self, n: int) -> tuple[ConstantArrivals, ...]:
         """Every n-th arrival each."""
@@ -124,7 +158,7 @@ class PoissonArrivals:
     @property
     def label(self) -> str:
         """The rate."""
-        return f"{self.rate_rps / self.part.of:g} req/s poisson"
+        return f"{self.rate_rps / self.part.total:g} req/s poisson"
 
     def phases(self, seed: int) -> Iterator[Phase]:
         """One open phase."""
@@ -133,6 +167,7 @@ class PoissonArrivals:
         yield OpenPhase(
             arrivals=_keep_by_lot(arrivals, self.part, seed),
             duration_s=self.duration_s,
+            requests=_known(self.requests, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
             interval_cv=1.0,
@@ -173,7 +208,7 @@ class GammaArrivals:
     @property
     def label(self) -> str:
         """The rate and the shape."""
-        return f"{self.rate_rps / self.part.of:g} req/s gamma({self.burstiness:g})"
+        return f"{self.rate_rps / self.part.total:g} req/s gamma({self.burstiness:g})"
 
     def phases(self, seed: int) -> Iterator[Phase]:
         """One open phase."""
@@ -183,9 +218,10 @@ class GammaArrivals:
         yield OpenPhase(
             arrivals=_keep_by_lot(arrivals, self.part, seed),
             duration_s=self.duration_s,
+            requests=_known(self.requests, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
-            interval_cv=1 / math.sqrt(self.burstiness) if self.part.of == 1 else None,
+            interval_cv=1 / math.sqrt(self.burstiness) if self.part.total == 1 else None,
         )
 
     def split(self, n: int) -> tuple[GammaArrivals, ...]:
@@ -225,7 +261,7 @@ class Ramp:
     @property
     def label(self) -> str:
         """Both rates."""
-        return f"{self.start_rps / self.part.of:g}→{self.stop_rps / self.part.of:g} req/s ramp"
+        return f"{self.start_rps / self.part.total:g}→{self.stop_rps / self.part.total:g} req/s ramp"
 
     @property
     def length_s(self) -> float:
@@ -245,6 +281,7 @@ class Ramp:
         yield OpenPhase(
             arrivals=_keep_by_lot(enumerate(self._seconds(operational).tolist()), self.part, seed),
             duration_s=length_s,
+            requests=_known(number, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
         )
@@ -288,6 +325,7 @@ class Replay:
         yield OpenPhase(
             arrivals=_keep_by_lot(enumerate(self.starts), self.part, seed),
             duration_s=None,
+            requests=_known(len(self.starts), self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
         )

@@ -10,6 +10,7 @@ the arrivals of all parts together are exactly those of the whole.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Protocol, Self
 
 import attrs
@@ -30,6 +31,7 @@ __all__ = [
     "Phase",
     "Stages",
     "check_parts",
+    "count_requests",
     "most_in_flight",
     "one_limit",
     "planned_s",
@@ -45,13 +47,16 @@ class ClosedPhase:
         users: Requests in flight.
         indices: Numbers of the requests to send, in order; the phase ends when they run out. None: by number, `first` and on.
         duration_s: No request starts later than this after the phase's start; None for no limit.
-        think_time_s: Pause of each user between an answer and its next request.
-        warm_up_s: Seconds at the phase's start that steady-state metrics leave out.
+        requests: How many indices there are, where that is known; otherwise a run that is stopped counts what is left of them.
+        think_time_s: Pause of each user between an answer and its next request; it ends with the duration, and there is none after a
+            user's last answer.
+        warm_up_s: Seconds at the phase's start that steady-state metrics leave out; only that of a run's first phase counts.
     """
 
     users: int
     indices: Iterable[int]
     duration_s: float | None
+    requests: int | None = None
     think_time_s: float = 0.0
     warm_up_s: float = 0.0
 
@@ -63,19 +68,28 @@ class OpenPhase:
     Args:
         arrivals: ``(number, start)`` pairs, starts ascending, in seconds after the phase's start.
         duration_s: Length of the phase: the next one begins then, whether or not answers are still coming; None: at the last start.
+        requests: How many arrivals there are, where that is known; otherwise a run that is stopped counts what is left of them.
         max_in_flight: Requests allowed in flight at once; later ones wait and keep their planned time. None for no limit.
-        warm_up_s: Seconds at the phase's start that steady-state metrics leave out.
+        warm_up_s: Seconds at the phase's start that steady-state metrics leave out; only that of a run's first phase counts.
         interval_cv: The coefficient of variation of the gaps that is intended, for the arrival self-test; None when none is defined.
     """
 
     arrivals: Iterable[tuple[int, float]]
     duration_s: float | None
+    requests: int | None = None
     max_in_flight: int | None = None
     warm_up_s: float = 0.0
     interval_cv: float | None = None
 
 
 Phase = ClosedPhase | OpenPhase
+
+MOST_COUNTED = 2_000_000  # takes about half a second
+
+
+def count_requests(plan: Iterable[object]) -> int:
+    """How many requests a plan holds that does not say so; beyond `MOST_COUNTED` they are not counted."""
+    return sum(1 for _ in itertools.islice(plan, MOST_COUNTED))
 
 
 def most_in_flight(phases: Iterable[Phase]) -> int:
@@ -131,20 +145,43 @@ def check_parts(n: int) -> None:
         raise InvalidValueError(f"a load is split into a whole number of parts of at least 1, got {n!r}")
 
 
+def _ways(of: int | Iterable[int]) -> int | tuple[int, ...]:
+    return of if isinstance(of, int) else tuple(of)
+
+
 @attrs.frozen
 class Part:
-    """Which of how many equal parts a profile is; parts of parts multiply."""
+    """Which of how many equal parts a profile is; parts of parts multiply.
+
+    Args:
+        number: Which, from 0.
+        of: Of how many; of a part that was split again, the ways of each split in turn.
+    """
 
     number: int = 0
-    of: int = 1
+    of: int | tuple[int, ...] = attrs.field(default=1, converter=_ways)
+
+    @property
+    def total(self) -> int:
+        """Of how many in all."""
+        return self.of if isinstance(self.of, int) else math.prod(self.of)
+
+    def splits(self) -> Iterator[tuple[int, int]]:
+        """Which of how many it is of each split in turn."""
+        number = self.number
+        for ways in (self.of,) if isinstance(self.of, int) else self.of:
+            number, which = divmod(number, ways)
+            yield which, ways
 
     def split(self, n: int) -> Iterator[Part]:
         """This part, divided again."""
-        return (Part(self.number + self.of * i, self.of * n) for i in range(n))
+        ways = [each for _, each in (*self.splits(), (0, n)) if each > 1]
+        of = tuple(ways) if len(ways) > 1 else math.prod(ways)  # as it has always been stored
+        return (Part(self.number + self.total * i, of) for i in range(n))
 
     def keep_in_turn(self, indices: Iterator[int]) -> Iterator[int]:
-        """Every `of`-th number."""
-        return itertools.islice(indices, self.number, None, self.of)
+        """Every `total`-th number."""
+        return itertools.islice(indices, self.number, None, self.total)
 
 
 def _limit_text(duration_s: float | None, requests: int | None) -> str:
@@ -160,7 +197,8 @@ class ClosedLoop:
         duration_s: No request starts later; those in flight are let finish.
         requests: Number of requests instead of a duration.
         warm_up_s: Seconds at the start that steady-state metrics leave out.
-        think_time_s: Pause of each user between an answer and its next request.
+        think_time_s: Pause of each user between an answer and its next request; it ends with the duration, and there is none after a
+            user's last answer.
 
     Raises:
         InvalidValueError: A value is out of range, or not exactly one of `duration_s` and `requests` is given.
@@ -190,6 +228,7 @@ class ClosedLoop:
             users=self.concurrency if self.requests is None else min(self.concurrency, self.requests),
             indices=numbers if self.requests is None else itertools.islice(numbers, self.requests),
             duration_s=self.duration_s,
+            requests=self.requests,
             think_time_s=self.think_time_s,
             warm_up_s=self.warm_up_s,
         )
@@ -217,8 +256,9 @@ def share(total: int, n: int, i: int) -> int:
     return total // n + (i < total % n)
 
 
-def _as_tuple(profiles: Iterable[LoadProfile]) -> tuple[LoadProfile, ...]:
-    return tuple(profiles)
+def _flattened(profiles: Iterable[LoadProfile]) -> tuple[LoadProfile, ...]:
+    nested = (profile.profiles if isinstance(profile, Stages) else (profile,) for profile in profiles)
+    return tuple(itertools.chain.from_iterable(nested))
 
 
 # Request numbers of successive stages lie this far apart, so that no prompt of one stage comes again in the next.
@@ -232,17 +272,23 @@ class Stages:
     After an open stage the next begins at its planned end, answers still coming or not; after a closed one, when its last user is done.
 
     Args:
-        profiles: At least one.
+        profiles: At least one; stages among them are taken for their profiles.
 
     Raises:
-        InvalidValueError: There is none.
+        InvalidValueError: There is none, or a later one than the first has a warm-up: a run has one window.
     """
 
-    profiles: tuple[LoadProfile, ...] = attrs.field(converter=_as_tuple)
+    profiles: tuple[LoadProfile, ...] = attrs.field(converter=_flattened)
 
     def __attrs_post_init__(self) -> None:
         if not self.profiles:
             raise InvalidValueError("Stages needs at least one profile, got none")
+        for stage, profile in enumerate(self.profiles[1:], start=2):
+            if warm_up_s := getattr(profile, "warm_up_s", 0.0):
+                raise InvalidValueError(
+                    f"a run has one window: only the first stage may warm up, but stage {stage} ({profile.label}) has "
+                    f"warm_up_s={warm_up_s!r}"
+                )
 
     @property
     def label(self) -> str:

@@ -177,7 +177,8 @@ class RequestLog:
         messages: A failed row's message by row number, of the first 1,000 failures of each kind.
         finish_reasons: How often each finish reason occurred among successes.
         unsent: Planned requests that were never sent, or of which nothing is known since their worker was lost.
-            issued = succeeded + failed + unsent.
+            issued = succeeded + failed + unsent. Of a plan whose length only drawing it would tell, such as random arrivals of a
+            duration, at most two million are counted when a run is stopped: a larger number is a lower limit.
         window: Where steady-state metrics count.
         health: How the client itself fared.
         stopped: Why the run ended before its plan did; None when it did not.

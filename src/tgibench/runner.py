@@ -13,13 +13,13 @@ from tgibench.client_watch import ClientWatch
 from tgibench.conductors import Alone, Job, RunProgress
 from tgibench.endpoints import ConnectingClient, MortalEndpoint, Timeouts
 from tgibench.errors import InvalidValueError
-from tgibench.loads import ClosedPhase, OpenPhase, most_in_flight, planned_s
+from tgibench.loads import ClosedPhase, OpenPhase, count_requests, most_in_flight, planned_s
 from tgibench.recording import LogBuilder
 from tgibench.records import Exchange, Failure, FailureKind, Window
 from tgibench.sharding import Workers, run_sharded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
 
     from tgibench.client_health import ClientHealth
@@ -138,6 +138,7 @@ class _Run:
         self._stopping = asyncio.Event()
         self._stopped: str | None = None
         self._in_flight = self._failed = self._output_tokens = self._unsent = 0
+        self._uncounted: list[Iterator[object]] = []
         self._window_start_s: float | None = None
         self._window_stop_s: float | None = None
         self._users: set[int | None] = set()
@@ -170,7 +171,7 @@ class _Run:
                 else:
                     self._users.add(None)
                     await self._open(phase, begin_s, in_flight)
-                self._end_window()
+                    self._end_window()
                 begin_s = self._planned_end(phase, begin_s)
 
     def _planned_end(self, phase: Phase, begin_s: float) -> float | None:
@@ -181,16 +182,29 @@ class _Run:
     async def _closed(self, phase: ClosedPhase, begin_s: float) -> None:
         indices = iter(phase.indices)
         end_s = None if phase.duration_s is None else begin_s + phase.duration_s
+        taken = sent = 0
+        ran_out = False
 
         async def user() -> None:
-            while not self._stopping.is_set() and (end_s is None or self._loop.time() < end_s):
+            nonlocal taken, sent, ran_out
+            pause_s = 0.0
+            while not self._stopping.is_set():
+                if end_s is not None and self._loop.time() + pause_s >= end_s:
+                    await self._sleep(end_s - self._loop.time())
+                    self._end_window(end_s)
+                    break
                 index = next(indices, None)
                 if index is None:
+                    ran_out = True
+                    self._end_window(self._loop.time() + pause_s)
                     break
+                taken += 1
+                await self._sleep(pause_s)
+                if self._stopping.is_set() or (end_s is not None and self._loop.time() >= end_s):
+                    continue
+                sent += 1
                 await self._one(index, self._loop.time(), open_loop=False)
-                if phase.think_time_s:
-                    await self._sleep(phase.think_time_s)
-            self._end_window(end_s)
+                pause_s = phase.think_time_s
 
         try:
             async with asyncio.TaskGroup() as users:
@@ -198,27 +212,37 @@ class _Run:
                     users.create_task(user())
         finally:
             if phase.duration_s is None:
-                self._unsent += _length(indices)
+                self._leave_unsent(phase.requests, indices, taken, sent)
+        if ran_out:
+            self._end_window()  # the last answer may come before the first idle user would have sent again
 
     async def _open(self, phase: OpenPhase, begin_s: float, in_flight: asyncio.TaskGroup) -> None:
         arrivals = iter(phase.arrivals)
         end_s = None if phase.duration_s is None else begin_s + phase.duration_s
         slots = None if phase.max_in_flight is None else asyncio.Semaphore(phase.max_in_flight)
-        due = 0
+        taken = sent = 0
         try:
             for index, start_s in arrivals:
-                due = 1
+                taken += 1
                 planned_s = begin_s + start_s
                 await self._sleep(planned_s - self._loop.time())
                 if self._stopping.is_set() or (slots and not await self._slot(slots, end_s)):
                     break
                 in_flight.create_task(self._arrival(index, planned_s, slots))
-                due = 0
+                sent += 1
             else:
                 if end_s is not None:
                     await self._sleep(end_s - self._loop.time())
         finally:
-            self._unsent += due + _length(arrivals)
+            self._leave_unsent(phase.requests, arrivals, taken, sent)
+
+    def _leave_unsent(self, requests: int | None, rest: Iterator[object], taken: int, sent: int) -> None:
+        """A phase is over: account for what of its plan was not sent, counted when the last answer is in: that takes time."""
+        if requests is None:
+            self._unsent += taken - sent
+            self._uncounted.append(rest)
+        else:
+            self._unsent += requests - sent
 
     async def _slot(self, slots: asyncio.Semaphore, end_s: float | None) -> bool:
         """Wait for a slot until the phase ends or the run stops; False when none came."""
@@ -270,10 +294,9 @@ class _Run:
                 await self._stopping.wait()
 
     def _end_window(self, at_s: float | None = None) -> None:
-        """The load is let go now, or was planned to be at `at_s`; the first word of a phase counts."""
-        now_s = self._loop.time()
-        if self._window_stop_s is None:
-            self._window_stop_s = now_s if at_s is None or self._stopping.is_set() else min(at_s, now_s)
+        """The load is let go now, or at `at_s`, which may be yet to come; the earliest word of a phase counts."""
+        at_s = self._loop.time() if at_s is None else at_s
+        self._window_stop_s = at_s if self._window_stop_s is None else min(self._window_stop_s, at_s)
 
     def log(self, health: ClientHealth) -> RequestLog:
         """What was recorded."""
@@ -281,7 +304,7 @@ class _Run:
         stop_s = self._loop.time() if self._window_stop_s is None else self._window_stop_s
         (users,) = self._users if len(self._users) == 1 else (None,)
         return self._builder.build(
-            unsent=self._unsent,
+            unsent=self._unsent + count_requests(itertools.chain.from_iterable(self._uncounted)),
             window=Window(start_s - self._began_s, max(start_s, stop_s) - self._began_s),
             health=health,
             stopped=self._stopped,
@@ -298,7 +321,3 @@ def _cancelled(started_s: float, now_s: float) -> Exchange:
         chunk_tokens=np.empty(0, np.uint32),
         failure=Failure(FailureKind.CANCELLED, "the run was stopped while the request was in flight"),
     )
-
-
-def _length(rest: Iterable[object]) -> int:
-    return sum(1 for _ in rest)

@@ -58,7 +58,7 @@ _YOUNGER = (
 
 @attrs.frozen
 class RecordedLoad:
-    """A load profile of somebody else's, read back from results: its description, which cannot be run again.
+    """A load profile of somebody else's, or one refused today, read back from results: its description, which cannot be run again.
 
     Args:
         label: Its label.
@@ -69,12 +69,12 @@ class RecordedLoad:
     description: str
 
     def phases(self, seed: int) -> Iterator[Phase]:
-        """Never: the class that made it is not known here."""
+        """Never: it is a description only."""
         del seed
         raise InvalidValueError(f"the load {self.label!r} was read from results and cannot be run: {self.description}")
 
     def split(self, n: int) -> tuple[LoadProfile, ...]:
-        """Never: the class that made it is not known here."""
+        """Never: it is a description only."""
         raise InvalidValueError(f"the load {self.label!r} was read from results and cannot be split into {n}")
 
 
@@ -188,7 +188,11 @@ def _load_from_json(record: dict[str, Any]) -> LoadProfile:
     if kind is None:
         return RecordedLoad(record["label"], str(fields))
     if "profiles" in fields:
-        return loads.Stages(tuple(_load_from_json({"label": "", **profile}) for profile in fields["profiles"]))
+        stages = [_load_from_json({"label": "", **profile}) for profile in fields["profiles"]]
+        try:
+            return loads.Stages(stages)
+        except InvalidValueError:  # an older tgibench took no notice of a later stage's warm-up
+            return RecordedLoad(record["label"], str(fields))
     if "starts" in fields:
         fields["starts"] = tuple(fields["starts"])
     load: LoadProfile = kind(**{**fields, "part": loads.Part(**fields["part"])})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def test_a_study_of_format_version_1_is_read():
     assert second.load == LOADS[1]
     assert second.load.label == "2 req/s poisson, then 1\N{RIGHTWARDS ARROW}3 req/s ramp"
     assert [failure.deployment.model_id for failure in study.failures] == ["no/such-model"]
+
+
+def test_stages_that_are_refused_today_can_still_be_read(tmp_path):
+    """A later stage with a warm-up, of which no notice was taken: the result is there, its load cannot be run again."""
+    lines = OLD.read_text("utf-8").splitlines(keepends=True)
+    record = json.loads(lines[2])
+    record["load"]["profiles"][1]["warm_up_s"] = 1.0
+    (tmp_path / "study.jsonl").write_text("".join([*lines[:2], json.dumps(record) + "\n", *lines[3:]]), "utf-8")
+    _, second = tb.read_study(tmp_path).measurements
+    assert second.load.label == LOADS[1].label
+    with pytest.raises(tb.InvalidValueError, match="was read from results and cannot be run"):
+        second.load.phases(0)
 
 
 def test_a_sweep_takes_up_where_an_earlier_tgibench_stopped(tmp_path):

@@ -55,6 +55,47 @@ def test_think_time_pauses_each_user():
     assert log.sent_s.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
 
 
+@pytest.mark.parametrize(
+    ("load", "sent_s", "stop_s", "ended_s"),
+    [
+        (tb.ClosedLoop(2, requests=4, think_time_s=100), [0.0, 0.0, 101.0, 101.0], 102.0, 102.0),
+        (tb.ClosedLoop(2, requests=3, think_time_s=100), [0.0, 0.0, 101.0], 101.0, 102.0),
+        (tb.ClosedLoop(1, requests=1, think_time_s=500), [0.0], 1.0, 1.0),
+        (tb.ClosedLoop(2, duration_s=30, think_time_s=500), [0.0, 0.0], 30.0, 30.0),
+        (tb.ClosedLoop(1, duration_s=3.3, think_time_s=1.5), [0.0, 2.5], 3.3, 3.5),
+    ],
+)
+def test_nobody_thinks_before_a_request_that_will_not_be_sent(load, sent_s, stop_s, ended_s):
+    """By number a run ends with its last answer, by duration with the duration; the window ends when a user would have sent again."""
+
+    async def timed():
+        log = await tb.run_load(FakeServer(1.0), load, PROMPT)
+        return log, asyncio.get_running_loop().time()
+
+    log, now_s = tb.virtual_time.run(timed())
+    assert log.sent_s.tolist() == sent_s
+    assert log.window == tb.Window(0.0, stop_s)
+    assert now_s == pytest.approx(ended_s)
+    assert log.counts["unsent"] == 0
+
+
+def test_the_stage_after_a_thinking_one_begins_at_its_end():
+    """By number that is the last answer; by duration the end of the duration."""
+    by_number, by_time = tb.ClosedLoop(1, requests=1, think_time_s=50), tb.ClosedLoop(1, duration_s=10, think_time_s=50)
+    log = run(FakeServer(1.0), tb.Stages((by_number, by_time, tb.ClosedLoop(1, requests=1))))
+    assert log.sent_s.tolist() == [0.0, 1.0, 11.0]
+
+
+def test_a_request_that_is_being_thought_about_when_a_run_stops_is_unsent():
+    """Given up or cancelled in a pause: the number of every user is accounted for."""
+    load = tb.ClosedLoop(3, requests=20, think_time_s=100)
+    given_up = run(FakeServer(1.0, fails=lambda number: number == 5), load, give_up_after=1)
+    assert given_up.counts == {"issued": 20, "succeeded": 5, "failed": 1, "unsent": 14}
+    log = tb.virtual_time.run(stopped_after(load, 50))
+    assert log.counts == {"issued": 20, "succeeded": 3, "failed": 0, "unsent": 17}
+    assert log.window == tb.Window(0.0, 50.0)
+
+
 def test_an_open_loop_follows_its_absolute_schedule():
     """Slow answers delay no arrival: starts are the plan's own."""
     log = run(FakeServer(100.0), tb.ConstantArrivals(10.0, duration_s=5))
@@ -120,6 +161,49 @@ def test_cancelling_a_run_returns_what_was_measured(load):
     assert log.counts["succeeded"] in (28, 29, 30)
     assert conserved(log)
     assert (server.closed, server.in_flight, tasks) == (True, 0, 1)
+
+
+async def stopped_after(load, seconds):
+    """The log of a load that was cancelled then."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(tb.run_load(FakeServer(1.0), load, PROMPT))
+        await asyncio.sleep(seconds)
+        task.cancel()
+        return await task
+
+
+@pytest.mark.parametrize(
+    ("load", "planned"),
+    [
+        (tb.ClosedLoop(3, requests=10**15), 10**15),
+        (tb.ClosedLoop(3, requests=10**15, think_time_s=1.0), 10**15),
+        (tb.ConstantArrivals(3.0, duration_s=1e14), 3 * 10**14),
+        (tb.ConstantArrivals(3.0, requests=10**15, max_in_flight=2), 10**15),
+        (tb.PoissonArrivals(3.0, requests=10**15), 10**15),
+        (tb.Stages((tb.ClosedLoop(3, requests=10**15),)), 10**15),
+    ],
+)
+def test_what_is_left_of_a_large_plan_is_reckoned_and_not_drawn(load, planned):
+    """Cancelled or given up, the run ends at once, and every planned request is accounted for."""
+    log = tb.virtual_time.run(stopped_after(load, 10.5))
+    assert log.stopped == "cancelled"
+    assert log.counts["issued"] == planned
+    given_up = run(FakeServer(1.0, fails=lambda number: number > 5), load)
+    assert "gave up after 20 failures in a row" in given_up.stopped
+    assert given_up.counts["issued"] == planned
+
+
+@pytest.mark.parametrize(
+    "load", [tb.PoissonArrivals(3.0, duration_s=1e14), tb.PoissonArrivals(3.0, requests=10**15).split(2)[1]]
+)
+def test_what_only_drawing_would_tell_is_counted_up_to_a_limit(load, monkeypatch):
+    """So many at least were not sent; a smaller plan is counted to its end."""
+    monkeypatch.setattr("tgibench.loads.MOST_COUNTED", 1000)
+    log = tb.virtual_time.run(stopped_after(load, 10.5))
+    assert log.counts["unsent"] in (1000, 1001)
+    small = tb.PoissonArrivals(3.0, duration_s=100)
+    (phase,) = small.phases(0)
+    assert tb.virtual_time.run(stopped_after(small, 10.5)).counts["issued"] == len(list(phase.arrivals))
 
 
 def test_stages_follow_one_another():

@@ -129,6 +129,7 @@ def test_a_log_of_no_part_is_refused():
         (tb.ConstantArrivals(10.0, duration_s=5), [25, 25]),
         (tb.Stages((tb.ClosedLoop(2, requests=10), tb.ConstantArrivals(1.0, requests=4))), [7, 7]),
         (tb.ClosedLoop(4, duration_s=5), [0, 0]),
+        (tb.ClosedLoop(4, requests=10**15), [5 * 10**14, 5 * 10**14]),
     ],
 )
 def test_what_goes_with_a_part_is_what_it_planned(load, planned):

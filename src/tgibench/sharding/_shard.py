@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from tgibench.client_health import StampSource, Worker
-from tgibench.loads import ClosedPhase
+from tgibench.loads import ClosedPhase, count_requests
 from tgibench.sharding._channel import Channel, ChannelError
 from tgibench.sharding._clocks import ClockOffset, clock_offset
 
@@ -149,10 +149,10 @@ class Shard:
         """Requests that its part of the plan holds; where only a duration is planned, those it was known to have taken up."""
         numbers = []
         for phase in self.load.phases(seed):
-            if isinstance(phase, ClosedPhase):
-                numbers.append(sum(1 for _ in phase.indices) if phase.duration_s is None else 0)
-            else:
-                numbers.append(sum(1 for _ in phase.arrivals))
+            if isinstance(phase, ClosedPhase) and phase.duration_s is not None:
+                continue
+            plan = phase.indices if isinstance(phase, ClosedPhase) else phase.arrivals
+            numbers.append(count_requests(plan) if phase.requests is None else phase.requests)
         return max(sum(numbers), self.finished + self.in_flight)
 
     def worker(self, seed: int) -> Worker:
