@@ -269,9 +269,10 @@ class _Run:
         self._in_flight += 1
         try:
             exchange = await self._client.generate(request, self._timeouts)
-        except asyncio.CancelledError:
-            cancelled = _cancelled(started_s, self._loop.time())
-            self._builder.add(index, planned_s, cancelled, open_loop=open_loop)
+        except asyncio.CancelledError as cancelled:
+            told = next((said for said in cancelled.args if isinstance(said, Exchange)), None)
+            exchange = told or _cancelled(started_s, self._loop.time())
+            self._builder.add(index, planned_s, exchange, open_loop=open_loop)
             raise
         finally:
             self._in_flight -= 1

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from tgibench.errors import InvalidValueError
-from tgibench.loads import ClosedLoop, ClosedPhase, planned_s
+from tgibench.loads import ClosedLoop, ClosedPhase, count_requests, planned_s
 from tgibench.predictions import predict_study
 from tgibench.provenance import Source
 from tgibench.stats import Estimate
@@ -117,7 +117,10 @@ def _load_s(plan: Plan, deployment: Deployment, load: LoadProfile, predicted: Pr
 def _numbered(load: LoadProfile, seed: int) -> Iterator[tuple[ClosedLoop, float]]:
     """Phases that end with a number of requests, as loads that the closed form knows, and what each user waits between requests."""
     for phase in load.phases(seed):
-        if isinstance(phase, ClosedPhase) and phase.duration_s is None and (requests := sum(1 for _ in phase.indices)):
+        if not isinstance(phase, ClosedPhase) or phase.duration_s is not None:
+            continue
+        requests = count_requests(phase.indices) if phase.requests is None else phase.requests
+        if requests:
             yield ClosedLoop(min(phase.users, requests), requests=requests), phase.think_time_s
 
 
