@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -182,11 +183,11 @@ class _Run:
     async def _closed(self, phase: ClosedPhase, begin_s: float) -> None:
         indices = iter(phase.indices)
         end_s = None if phase.duration_s is None else begin_s + phase.duration_s
-        taken = sent = 0
-        ran_out = False
+        due: deque[int] = deque()  # taken before the pause, so that nobody thinks for nothing, and given out after it
+        sent, ran_out = 0, False
 
         async def user() -> None:
-            nonlocal taken, sent, ran_out
+            nonlocal sent, ran_out
             pause_s = 0.0
             while not self._stopping.is_set():
                 if end_s is not None and self._loop.time() + pause_s >= end_s:
@@ -198,13 +199,15 @@ class _Run:
                     ran_out = True
                     self._end_window(self._loop.time() + pause_s)
                     break
-                taken += 1
+                due.append(index)
                 await self._sleep(pause_s)
                 if self._stopping.is_set() or (end_s is not None and self._loop.time() >= end_s):
                     continue
                 sent += 1
-                await self._one(index, self._loop.time(), open_loop=False)
+                await self._one(due.popleft(), self._loop.time(), open_loop=False)
                 pause_s = phase.think_time_s
+            else:
+                self._end_window()
 
         try:
             async with asyncio.TaskGroup() as users:
@@ -212,7 +215,7 @@ class _Run:
                     users.create_task(user())
         finally:
             if phase.duration_s is None:
-                self._leave_unsent(phase.requests, indices, taken, sent)
+                self._leave_unsent(phase.requests, indices, sent, len(due))
         if ran_out:
             self._end_window()  # the last answer may come before the first idle user would have sent again
 
@@ -234,12 +237,12 @@ class _Run:
                 if end_s is not None:
                     await self._sleep(end_s - self._loop.time())
         finally:
-            self._leave_unsent(phase.requests, arrivals, taken, sent)
+            self._leave_unsent(phase.requests, arrivals, sent, taken - sent)
 
-    def _leave_unsent(self, requests: int | None, rest: Iterator[object], taken: int, sent: int) -> None:
+    def _leave_unsent(self, requests: int | None, rest: Iterator[object], sent: int, due: int) -> None:
         """A phase is over: account for what of its plan was not sent, counted when the last answer is in: that takes time."""
         if requests is None:
-            self._unsent += taken - sent
+            self._unsent += due
             self._uncounted.append(rest)
         else:
             self._unsent += requests - sent

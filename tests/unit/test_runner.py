@@ -86,6 +86,17 @@ def test_the_stage_after_a_thinking_one_begins_at_its_end():
     assert log.sent_s.tolist() == [0.0, 1.0, 11.0]
 
 
+def test_the_window_of_a_run_that_gave_up_in_a_stage_ends_there():
+    """The stages after it send nothing, and the answers still coming are no part of it."""
+    load = tb.Stages(
+        (tb.ConstantArrivals(2.0, duration_s=10), tb.ClosedLoop(2, duration_s=10), tb.ClosedLoop(1, requests=5))
+    )
+    log = run(FakeServer(1.0, fails=lambda number: number == 3), load, give_up_after=1)
+    assert log.ended_s.max() == 2.0
+    assert log.window.stop_s == pytest.approx(1.51)
+    assert log.counts == {"issued": 25, "succeeded": 3, "failed": 1, "unsent": 21}
+
+
 def test_a_request_that_is_being_thought_about_when_a_run_stops_is_unsent():
     """Given up or cancelled in a pause: the number of every user is accounted for."""
     load = tb.ClosedLoop(3, requests=20, think_time_s=100)
