@@ -74,9 +74,8 @@ class SweepResults:
         }
         self._cells: dict[tuple[int, int], Measurement] = {}
         self._failures: dict[int, DeploymentFailure] = {}
-        self._settled: set[tuple[int, int]] = (
-            set()
-        )  # nothing is left to do for them here; one that gave up is for another sweep
+        # nothing is left to do for these here; one that gave up is for another sweep
+        self._settled: set[tuple[int, int]] = set()
         self.cells_done = 0  # run, or of a deployment that failed
         if store:
             store.expect(self._keys.values())
