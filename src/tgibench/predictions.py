@@ -25,6 +25,7 @@ from tgibench.twin.forecasting import (
     published_throughput_tps,
     refuse_what_never_fits,
     to_the_middle,
+    where_closed_form_is_rough,
     with_model_intervals,
     with_remainder,
 )
@@ -95,16 +96,19 @@ def predict(
     if runs < 1:
         raise InvalidValueError(f"runs must be at least 1, got {runs}")
     times = model.times(deployment)
-    refuse_what_never_fits(deployment, table, model.policy(deployment, times))
+    policy = model.policy(deployment, times)
+    refuse_what_never_fits(deployment, table, policy)
     simulated = [
         _simulated(question, prompts, model, times, seed=seed, run=run, early_stop_ratio=early_stop_ratio)
         for run in range(runs)
     ]
     metrics = to_the_middle([each.metrics for each in simulated])
+    rough: tuple[str, ...] = ()
     if method == "both":
         metrics = to_the_middle([metrics, _closed_form(question, model, seed)])
+        rough = tuple(where_closed_form_is_rough(question, policy))
     users = simulated[0].users
-    spread = model.spread_of(deployment, extrapolated=bool(model.beyond(deployment, times, users)))
+    spread = model.spread_of(deployment, extrapolated=bool(rough or model.beyond(deployment, times, users)))
     remainder = model.remainder(deployment, users) if isinstance(load, ClosedLoop) else Remainder()
     return as_predicted(
         question,
@@ -115,7 +119,7 @@ def predict(
         seed=seed,
         method=method,
         users=users,
-        further_warnings=simulated[0].warnings,
+        further_warnings=(*rough, *simulated[0].warnings),
     )
 
 

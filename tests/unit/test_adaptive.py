@@ -566,16 +566,55 @@ def test_a_sweep_goes_on_from_its_store_with_a_backend_that_has_an_identity_and_
 
 
 def test_a_load_that_was_given_up_decides_nothing():
-    """Its figures are of a part, and the reason says so."""
-    backend = Machines()
+    """Its figures are of a part: it neither wins nor is beaten, and the reason says so."""
 
     async def measure(deployment, endpoint, load, *, seed):
         del endpoint, seed
         row = tb.measurement_of_row(deployment, load, PROMPTS, output_throughput_tps=50.0)
-        return attrs.evolve(row, partial=deployment == SEVEN[0])
+        return attrs.evolve(row, partial=deployment == SEVEN[3])
 
     goals = [tb.Goal.highest_throughput(HIGH)]
-    found = sweep(backend, goals=goals, measure=measure, deployments=SEVEN[:1], repeats=0)
-    (outcome,) = found.outcomes
-    assert outcome.winner is None
-    assert [skipped.reason for skipped in outcome.skipped] == ["measured, but stopped early"]
+    (alone,) = sweep(Machines(), goals=goals, measure=measure, deployments=SEVEN[3:], repeats=0).outcomes
+    assert alone.winner is None
+    assert len(alone.without_figure) == 1
+    assert [skipped.reason for skipped in alone.skipped] == ["measured, but stopped early"]
+    (among,) = sweep(Machines(), goals=goals, measure=measure, deployments=SEVEN, repeats=0).outcomes
+    assert among.winner.deployment != SEVEN[3]
+    assert not among.decided
+    assert among.confidence < 0.5
+
+
+def test_what_fails_under_load_is_stopped_to_its_end_and_told():
+    """The budget's limit is of loads: stopping a machine after a failure takes what it takes."""
+    stopped = []
+
+    class Slow(Machines):
+        @asynccontextmanager
+        async def deploy(self, deployment):
+            await asyncio.sleep(300)
+            try:
+                yield deployment
+            finally:
+                await asyncio.sleep(60)
+                stopped.append(deployment)
+
+        def longest_times(self, deployment):
+            del deployment
+            return LongestTimes(startup_s=300, teardown_s=90, abandon_s=90)
+
+    async def measure(deployment, endpoint, load, *, seed):
+        del deployment, endpoint, load, seed
+        await asyncio.sleep(100)
+        raise tb.WorkerError("worker lost")
+
+    budget_usd = 520 / 3600 * 1.515
+    found = sweep(
+        Slow(),
+        goals=[tb.Goal.fastest(LOAD)],
+        measure=measure,
+        deployments=SEVEN[:1],
+        budget_usd=budget_usd,
+        deploy_s=300,
+    )
+    assert stopped == SEVEN[:1]
+    assert [failure.message for failure in found.study.failures] == ["worker lost"]

@@ -261,8 +261,8 @@ def test_short_answers_are_beyond_the_closed_form_and_it_says_so(version):
     cell = tb.predict(deployment, users(5), few)
     assert cell.metrics.tpot_s is None
     assert cell.metrics.server_time_per_token_s is None
-    for prompts in (few, some):
-        ours = tb.predict(deployment, users(5), prompts)
+    for prompts, method in ((few, "closed-form"), (some, "closed-form"), (few, "both"), (some, "both")):
+        ours = tb.predict(deployment, users(5), prompts, method=method)
         theirs = tb.predict(deployment, users(5), prompts, method="simulation").metrics.output_throughput_tps.value
         low, high = ours.metrics.output_throughput_tps.interval
         assert low <= theirs <= high
@@ -277,6 +277,13 @@ def test_an_answer_of_one_token_has_no_time_per_token_after_the_first():
     one = tb.PromptLengths(input_tokens=(200,), max_new_tokens=1)
     for method in ("closed-form", "simulation"):
         assert tb.predict(SEVEN, users(1), one, method=method).metrics.tpot_s is None
+
+
+@pytest.mark.parametrize("method", ["closed-form", "simulation", "both"])
+def test_the_version_of_an_engine_that_is_not_tgi_need_be_no_number(method):
+    """Nothing depends on it."""
+    deployment = attrs.evolve(SEVEN, server="vllm", server_version="latest")
+    assert tb.predict(deployment, users(2, duration_s=20), PROMPTS, method=method).metrics.tpot_s.p50 > 0
 
 
 def test_a_method_of_no_name_is_refused():

@@ -73,7 +73,8 @@ async def adaptive_sweep(
             stopped in time. How long stopping may take the backend says (`tgibench.backends.TimedBackend`); 10 s where it does not.
         k: How cautious to be: 2 misses one winner of nine in some 6 of 100 sweeps (docs/accuracy.md), 0 only verifies predicted winners.
         seed: Of arrivals and prompts.
-        store: Folder to which each cell is written at once; cells that it holds are not measured again.
+        store: Folder to which each cell is written at once; cells that it holds are not measured again, whatever time-outs and SLO they
+            were measured with: have one for each.
         measure: How a load is measured; by default as `tgibench.measure` does. What it returns is the cell that was asked for: of this
             deployment and load, these prompts, this seed and this backend, whatever the row itself says of them.
         tie_ratio: Figures closer than that are a tie.

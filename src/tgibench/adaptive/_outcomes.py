@@ -112,7 +112,11 @@ def outcome_of(sweep: Finished, number: int, goal: Goal) -> GoalOutcome:
     """What became of a goal."""
     race, scores = sweep.race, sweep.race.measured[number]
     place, best = race.winner(number), race.best(number)
-    cells = {column: sweep.cells[column, goal.load][0] for column in np.flatnonzero(~np.isnan(scores)).tolist()}
+    cells = {
+        column: sweep.cells[column, goal.load][0]
+        for column, deployment in enumerate(sweep.plan.deployments)
+        if (column, goal.load) in sweep.cells and goal.competes(deployment)
+    }
     return GoalOutcome(
         goal=goal,
         winner=None if place is None else cells[place],
@@ -129,7 +133,7 @@ def outcome_of(sweep: Finished, number: int, goal: Goal) -> GoalOutcome:
             for column, deployment in enumerate(sweep.plan.deployments)
             if goal.competes(deployment) and not scores[column] < np.inf
         ),
-        without_figure=tuple(cell for column, cell in cells.items() if scores[column] == np.inf),
+        without_figure=tuple(cell for column, cell in cells.items() if not scores[column] < np.inf),
     )
 
 

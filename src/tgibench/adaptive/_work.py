@@ -103,9 +103,12 @@ class Work:
             async with asyncio.timeout_at(meter.give_up_at_s) as limit, plan.backend.deploy(deployment) as endpoint:
                 limit.reschedule(meter.stop_at_s)
                 machine = _Machine(place, endpoint, meter, ready_after_s=clock.time() - meter.ordered_s)
-                for load in loads:
-                    await self._run(machine, load)
-                limit.reschedule(None)
+                try:
+                    for load in loads:
+                        await self._run(machine, load)
+                finally:
+                    if not limit.expired():
+                        limit.reschedule(None)  # stopping is to take what it takes, whatever happened before
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -173,13 +176,15 @@ class Work:
             plan.on_measurement(measurement)
 
     def _take(self, place: int, load: LoadProfile, measurement: Measurement) -> None:
-        """Score a cell for every goal that it concerns; of repeated ones the geometric mean."""
+        """Score a cell for every goal that it concerns; of repeated ones the geometric mean. What stopped early has no score."""
         cells = self.cells.setdefault((place, load), [])
         cells.append(measurement)
         for number, goal in enumerate(self.plan.goals):
             if goal.load != load or not goal.competes(self.plan.deployments[place]):
                 continue
             whole = [cell for cell in cells if not cell.partial]
+            if not whole:
+                continue
             figures = [figure for cell in whole if (figure := self.plan.figure(goal, cell)) is not None]
             scores = [goal.score(figure.value) for figure in figures] or [math.inf]
             self.race.record(number, place, float(np.mean(scores)))

@@ -34,6 +34,7 @@ __all__ = [
     "published_throughput_tps",
     "refuse_what_never_fits",
     "to_the_middle",
+    "where_closed_form_is_rough",
     "with_model_intervals",
     "with_remainder",
 ]
@@ -90,7 +91,7 @@ def closed_form_measurements(
         figures = {name: values[place] for name, values in columns.items()}
         remainder = model.remainder(question.deployment, question.users)
         figures = {name: value * _multiple(name, remainder) for name, value in figures.items()}
-        rough = tuple(_too_short(question, model.policy(question.deployment, times)))
+        rough = tuple(where_closed_form_is_rough(question, model.policy(question.deployment, times)))
         extrapolated = bool(rough or model.beyond(question.deployment, times, question.users))
         measurements.append(
             as_predicted(
@@ -192,8 +193,8 @@ def _limits_met(question: Question, policy: EngineSettings, users: float, room: 
         yield f"the KV cache has room for {room:.0f} requests of this length at once, {users:g} users want in: the others wait"
 
 
-def _too_short(question: Question, policy: EngineSettings) -> Iterator[str]:
-    """Prefills are taken to stall everybody: with few decodes between them, many stall nobody."""
+def where_closed_form_is_rough(question: Question, policy: EngineSettings) -> Iterator[str]:
+    """Of answers that are too short: prefills are taken to stall everybody: with few decodes between them, many stall nobody."""
     longest, users = question.prompts.longest_output, question.users
     least = max(_SHORT_ANSWER, _SHORT_ANSWER_OF_A_USER * users) if policy.chunked_prefill else _SHORT_ANSWER
     if users > 1 and longest < least:

@@ -12,7 +12,6 @@ from tgibench.backends.emulator.in_process import EmulatedEndpoint
 from tgibench.backends.emulator.lengths import EarlyStops
 from tgibench.identities import changed, identity
 from tgibench.provenance import Source
-from tgibench.twin.engines import version_of
 from tgibench.twin.policy import settings_for
 from tgibench.twin.step_time import ModelledTimes
 from tgibench.twin.tuning import TunedOnLine
@@ -103,7 +102,7 @@ class Emulator:
             times = ModelledTimes.of(deployment, model=self.model, instance=self.instance, profile=self.profile)
             step_times = TunedOnLine.where_needed(times) if self.cold else times
             cache_tokens = times.cache_tokens
-        version = ".".join(str(part) for part in version_of(deployment))
+        version = deployment.server_version or "1.0.3"
         return EmulatedEndpoint(
             settings=self.settings or settings_for(deployment, cache_tokens),
             step_times=step_times,
