@@ -1,6 +1,7 @@
 """Texts that tell configured objects apart: by their values, the same in every process and on every machine.
 
-Functions and classes are known by their names, not by what they do.
+Functions and classes are known by their names, not by what they do; an object that has an `identity` of its own by that; any other by all
+that it holds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["changed", "identity"]
+
+
+_DEEPEST = 50
 
 
 def identity(name: str, **told: object) -> str:
@@ -59,6 +63,8 @@ def _plain(value: object, above: tuple[object, ...] = ()) -> Any:
     for depth, each in enumerate(above):
         if each is value:
             return ["above", depth]
+    if len(above) == _DEEPEST:  # what makes itself anew whenever it is looked at
+        return "…"
     parts = [_plain(part, (*above, value)) for part in _parts(value)]
     return sorted(parts, key=json.dumps) if isinstance(value, Mapping | AbstractSet) else parts
 
@@ -69,12 +75,16 @@ def _parts(value: object) -> Iterable[object]:
             parts: Iterable[object] = value
         case Mapping():
             parts = value.items()
+        case bytes() | bytearray():
+            parts = [type(value), value.hex()]
         case np.ndarray() | np.generic():
             parts = [value.tolist()]
         case enum.Enum():
             parts = [type(value), value.name]
         case type() | FunctionType() | BuiltinFunctionType():
             parts = [f"{value.__module__}.{value.__qualname__}"]
+        case _ if isinstance(own := getattr(value, "identity", None), str):
+            parts = [type(value), own]
         case _ if attrs.has(type(value)):
             parts = [type(value), changed(value)]
         case _:

@@ -165,7 +165,8 @@ class _Run:
                     begin_s = await self._conductor.phase_ended()
                 if self._window_start_s is None:
                     self._window_start_s = begin_s + phase.warm_up_s
-                self._window_stop_s = None
+                if not self._stopping.is_set():
+                    self._window_stop_s = None
                 if isinstance(phase, ClosedPhase):
                     self._users.add(phase.users)
                     await self._closed(phase, begin_s)

@@ -19,6 +19,7 @@ from tgibench.backends import identity_of
 from tgibench.backends.emulator.lengths import EarlyStops
 from tgibench.backends.emulator.step_time import FixedTimes
 from tgibench.backends.sagemaker.backend import SageMakerBackend
+from tgibench.identities import identity
 from tgibench.twin.policy import EngineSettings
 from tgibench.twin.tuning import TunedOnLine
 
@@ -225,3 +226,48 @@ def test_step_times_that_change_while_they_serve_are_one_cell(tmp_path):
 
     first, _ = sweep(tmp_path, tuned())
     assert sweep(tmp_path, tuned()) == (first, False)
+
+
+@attrs.frozen
+class Signed(tb.OpenAIChatProtocol):
+    """A protocol with bytes of its own."""
+
+    key: bytes = attrs.field(default=b"", kw_only=True)
+
+
+class Counting:
+    """Lengths that count what they are asked for; known by a text."""
+
+    def __init__(self, identity):
+        self.identity, self.asked = identity, 0
+
+    def tokens(self, prompt, max_new_tokens, *, seed):
+        """Always all."""
+        del prompt, seed
+        self.asked += 1
+        return max_new_tokens
+
+
+class Endless:
+    """Holds another of its kind whenever it is looked at."""
+
+    def __reduce_ex__(self, protocol):
+        del protocol
+        return Endless, (Endless(),)
+
+
+def test_bytes_tell_apart_and_what_never_ends_has_an_end():
+    """Neither recurses."""
+    keys = [identity_of(tb.HttpBackend(URL, Signed(key=key))) for key in (b"abc", b"abc", b"abd")]
+    assert keys[0] == keys[1] != keys[2]
+    assert identity("x", a=Endless()) == identity("x", a=Endless())
+
+
+def test_an_object_with_an_identity_of_its_own_is_known_by_that():
+    """What changes in it while it is used changes nothing."""
+    lengths = Counting("all")
+    backend = tb.Emulator(lengths=lengths)
+    before = identity_of(backend)
+    lengths.tokens("x", 3, seed=0)
+    assert identity_of(backend) == before == identity_of(tb.Emulator(lengths=Counting("all")))
+    assert before != identity_of(tb.Emulator(lengths=Counting("half")))

@@ -97,6 +97,15 @@ def test_the_window_of_a_run_that_gave_up_in_a_stage_ends_there():
     assert log.counts == {"issued": 25, "succeeded": 3, "failed": 1, "unsent": 21}
 
 
+@pytest.mark.parametrize("later", [tb.ClosedLoop(2, requests=10), tb.ConstantArrivals(1.0, duration_s=10)])
+def test_the_window_of_a_run_that_gave_up_in_a_closed_stage_ends_there_too(later):
+    """Although one of its answers takes long, and the later stage is looked at after that."""
+    load = tb.Stages((tb.ClosedLoop(2, requests=50, think_time_s=1.0), later))
+    log = run(FakeServer(100.0, fails=lambda number: number > 0), load, give_up_after=3)
+    assert log.ended_s.max() == 100.0
+    assert log.window.stop_s == pytest.approx(2.0, abs=0.1)
+
+
 def test_a_request_that_is_being_thought_about_when_a_run_stops_is_unsent():
     """Given up or cancelled in a pause: the number of every user is accounted for."""
     load = tb.ClosedLoop(3, requests=20, think_time_s=100)
