@@ -10,12 +10,13 @@ import attrs
 import numpy as np
 from attrs import validators
 
+from tgibench.arrival_lots import draws, keep_by_lot, known_requests
 from tgibench.errors import InvalidValueError
 from tgibench.loads import OpenPhase, Part, check_parts, one_limit, share
 from tgibench.validators import above_zero, ascending_instants, count, not_negative
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -26,44 +27,11 @@ __all__ = ["ConstantArrivals", "GammaArrivals", "PoissonArrivals", "Ramp", "Repl
 _Open = TypeVar("_Open", "ConstantArrivals", "PoissonArrivals", "GammaArrivals", "Ramp", "Replay")
 
 
-def _draws(
-    rng: np.random.Generator, draw: Callable[[np.random.Generator, int], NDArray[np.float64]]
-) -> Iterator[float]:
-    while True:
-        yield from draw(rng, 1024).tolist()
-
-
 def _limited(starts: Iterator[float], duration_s: float | None, requests: int | None) -> Iterator[tuple[int, float]]:
     numbered = enumerate(starts)
     if duration_s is None:
         return itertools.islice(numbered, requests)
     return itertools.takewhile(lambda arrival: arrival[1] < duration_s, numbered)
-
-
-def _keep_by_lot(arrivals: Iterator[tuple[int, float]], part: Part, seed: int) -> Iterator[tuple[int, float]]:
-    """Give each arrival to one part by lot: what is kept of a Poisson process is a Poisson process.
-
-    A part of a part is drawn from that part's own arrivals, by lots that are independent of those of other parts.
-    """
-    number, total = 0, 1
-    for level, (which, ways) in enumerate(part.splits()):
-        if ways > 1:
-            stream = [seed, 4, level, number] if level else [seed, 4]
-            arrivals = _kept(arrivals, which, ways, np.random.default_rng(stream))
-        number, total = number + total * which, total * ways
-    return arrivals
-
-
-def _kept(
-    arrivals: Iterator[tuple[int, float]], which: int, ways: int, rng: np.random.Generator
-) -> Iterator[tuple[int, float]]:
-    lots = _draws(rng, lambda rng, size: rng.integers(ways, size=size).astype(float))
-    return (arrival for arrival, lot in zip(arrivals, lots, strict=False) if lot == which)
-
-
-def _known(requests: int | None, part: Part) -> int | None:
-    """How many requests a part by lot has: known of the whole only."""
-    return requests if part.total == 1 else None
 
 
 def _split_open(profile: _Open, n: int) -> tuple[_Open, ...]:
@@ -162,12 +130,12 @@ class PoissonArrivals:
 
     def phases(self, seed: int) -> Iterator[Phase]:
         """One open phase."""
-        gaps = _draws(np.random.default_rng([seed, 3]), lambda rng, size: rng.exponential(1 / self.rate_rps, size))
+        gaps = draws(np.random.default_rng([seed, 3]), lambda rng, size: rng.exponential(1 / self.rate_rps, size))
         arrivals = _limited(itertools.accumulate(gaps), self.duration_s, self.requests)
         yield OpenPhase(
-            arrivals=_keep_by_lot(arrivals, self.part, seed),
+            arrivals=keep_by_lot(arrivals, self.part, seed),
             duration_s=self.duration_s,
-            requests=_known(self.requests, self.part),
+            requests=known_requests(self.requests, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
             interval_cv=1.0,
@@ -213,12 +181,12 @@ class GammaArrivals:
     def phases(self, seed: int) -> Iterator[Phase]:
         """One open phase."""
         scale = 1 / (self.rate_rps * self.burstiness)
-        gaps = _draws(np.random.default_rng([seed, 3]), lambda rng, size: rng.gamma(self.burstiness, scale, size))
+        gaps = draws(np.random.default_rng([seed, 3]), lambda rng, size: rng.gamma(self.burstiness, scale, size))
         arrivals = _limited(itertools.accumulate(gaps), self.duration_s, self.requests)
         yield OpenPhase(
-            arrivals=_keep_by_lot(arrivals, self.part, seed),
+            arrivals=keep_by_lot(arrivals, self.part, seed),
             duration_s=self.duration_s,
-            requests=_known(self.requests, self.part),
+            requests=known_requests(self.requests, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
             interval_cv=1 / math.sqrt(self.burstiness) if self.part.total == 1 else None,
@@ -279,9 +247,9 @@ class Ramp:
         # given their number, a Poisson process's arrivals are independent and uniform in operational time
         operational = np.sort(rng.uniform(0, expected, number))
         yield OpenPhase(
-            arrivals=_keep_by_lot(enumerate(self._seconds(operational).tolist()), self.part, seed),
+            arrivals=keep_by_lot(enumerate(self._seconds(operational).tolist()), self.part, seed),
             duration_s=length_s,
-            requests=_known(number, self.part),
+            requests=known_requests(number, self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
         )
@@ -323,9 +291,9 @@ class Replay:
     def phases(self, seed: int) -> Iterator[Phase]:
         """One open phase."""
         yield OpenPhase(
-            arrivals=_keep_by_lot(enumerate(self.starts), self.part, seed),
+            arrivals=keep_by_lot(enumerate(self.starts), self.part, seed),
             duration_s=None,
-            requests=_known(len(self.starts), self.part),
+            requests=known_requests(len(self.starts), self.part),
             max_in_flight=self.max_in_flight,
             warm_up_s=self.warm_up_s,
         )

@@ -23,12 +23,11 @@ from tgibench.twin.forecasting import (
     as_predicted,
     closed_form_measurements,
     published_throughput_tps,
-    refuse_what_never_fits,
     to_the_middle,
-    where_closed_form_is_rough,
     with_model_intervals,
     with_remainder,
 )
+from tgibench.twin.limits import refuse_what_never_fits, where_closed_form_is_rough
 from tgibench.twin.performance import PerformanceModel, Remainder
 from tgibench.twin.tuning import TunedOnLine
 

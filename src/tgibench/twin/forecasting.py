@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from tgibench.errors import DeployError
 from tgibench.measurements import Measurement
 from tgibench.metrics import Metrics
 from tgibench.provenance import Provenance, Source
 from tgibench.stats import Distribution, Estimate
 from tgibench.twin.asking import asked, most_running
+from tgibench.twin.limits import limits_met, refuse_what_never_fits, where_closed_form_is_rough
 from tgibench.twin.performance import Remainder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from tgibench.deployments import Deployment
     from tgibench.stats import Interval
-    from tgibench.twin.asking import PromptTable, Question
+    from tgibench.twin.asking import Question
     from tgibench.twin.performance import PerformanceModel, Spread
-    from tgibench.twin.policy import EngineSettings
     from tgibench.twin.step_time import ModelledTimes
 
 __all__ = [
@@ -32,9 +30,7 @@ __all__ = [
     "closed_form_measurements",
     "interval_of",
     "published_throughput_tps",
-    "refuse_what_never_fits",
     "to_the_middle",
-    "where_closed_form_is_rough",
     "with_model_intervals",
     "with_remainder",
 ]
@@ -43,8 +39,6 @@ FIRST_TOKEN_DEVIATION = 0.3
 """Of the logarithm of times to first token and waits, which the 2023 study does not tell: a cautious figure, not a fitted one."""
 
 _Z = 1.96
-# Against simulations of TGI 1.0.3 and 3.0.1 (200-token prompts): throughput within 10 % and times per token within 20 % from there on.
-_SHORT_ANSWER, _SHORT_ANSWER_OF_A_USER = 20.0, 2.0
 _SHORTEST_ANSWER = 10.0  # below, times per token are off by factors
 _AWAY = frozenset({"output_tokens", "input_tokens"})
 _FIRST_TOKEN = frozenset({"ttft_s", "queue_s"})
@@ -137,7 +131,7 @@ def as_predicted(
     deployment = question.deployment
     policy = model.policy(deployment, times)
     room = most_running(question, policy.max_batch_total_tokens)
-    warnings = [*model.beyond(deployment, times, users), *_limits_met(question, policy, users, room), *further_warnings]
+    warnings = [*model.beyond(deployment, times, users), *limits_met(question, policy, users, room), *further_warnings]
     return Measurement(
         deployment=deployment,
         load=question.load,
@@ -160,48 +154,6 @@ def as_predicted(
         ),
         warnings=tuple(warnings),
     )
-
-
-def refuse_what_never_fits(deployment: Deployment, prompts: PromptTable, policy: EngineSettings) -> None:
-    """Do nothing where the deployment takes any of the requests.
-
-    Raises:
-        DeployError: All of them are longer than it takes.
-    """
-    if prompts.refused_ratio(policy) == 1:
-        shortest, total = prompts.prompt_tokens.min(), prompts.total_tokens.min()
-        raise DeployError(
-            f"{deployment.label} refuses every request: prompts have at least {shortest:.0f} tokens, {total:.0f} with their "
-            f"answers, and {_lengths_taken(policy)}; raise max_input_tokens and max_total_tokens, or ask for less"
-        )
-
-
-def _lengths_taken(policy: EngineSettings) -> str:
-    return f"it takes at most {policy.max_input_tokens} and {policy.max_total_tokens}"
-
-
-def _limits_met(question: Question, policy: EngineSettings, users: float, room: float) -> Iterator[str]:
-    refused = question.prompts.refused_ratio(policy)
-    if refused:
-        yield (
-            f"{refused:.1%} of the requests are longer than the server takes ({_lengths_taken(policy)} tokens "
-            "of a prompt, and with its answer): it refuses them"
-        )
-    if users > policy.max_concurrent_requests:
-        yield f"the server takes {policy.max_concurrent_requests} requests at once, {users:g} users want in: it refuses the others"
-    if users > room:
-        yield f"the KV cache has room for {room:.0f} requests of this length at once, {users:g} users want in: the others wait"
-
-
-def where_closed_form_is_rough(question: Question, policy: EngineSettings) -> Iterator[str]:
-    """Of answers that are too short: prefills are taken to stall everybody: with few decodes between them, many stall nobody."""
-    longest, users = question.prompts.longest_output, question.users
-    least = max(_SHORT_ANSWER, _SHORT_ANSWER_OF_A_USER * users) if policy.chunked_prefill else _SHORT_ANSWER
-    if users > 1 and longest < least:
-        yield (
-            f"the closed form is rough for answers of {longest:.0f} tokens under {users:g} users of a replica: "
-            'method="simulation" knows better'
-        )
 
 
 def with_remainder(metrics: Metrics, remainder: Remainder) -> Metrics:

@@ -62,10 +62,8 @@ def parse_body(raw: bytes, content_type: str) -> dict[str, Any]:
         raise RequestRefusedError("Expected request with `Content-Type: application/json`", error_type=None, status=415)
     try:
         body = json.loads(raw)
-        if b"\\ud" in raw.lower():
-            json.dumps(
-                body, ensure_ascii=False
-            ).encode()  # half a character, which Python's parser takes and TGI's does not
+        if b"\\ud" in raw.lower():  # perhaps half a character, which Python's parser takes and TGI's does not
+            json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         position = f"line {getattr(error, 'lineno', 1)} column {getattr(error, 'colno', 1)}"
         raise RequestRefusedError(
